@@ -1,8 +1,0 @@
-//! System calls for sockets.
-
-use super::Entry;
-
-/// This family's lines.
-#[rustfmt::skip]
-pub const CALLS: &[Entry] = &[
-];
