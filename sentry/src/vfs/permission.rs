@@ -1,0 +1,30 @@
+//! POSIX permission bits and the capabilities that override them.
+
+use super::inode::{Access, Attr, FileType};
+use crate::errno::{Errno, SysResult};
+use crate::task::{Capability, Credentials};
+
+/// Linux's `generic_permission`: mode bits for the file-system ids, then `CAP_DAC_OVERRIDE`/`CAP_DAC_READ_SEARCH`.
+pub fn generic(attr: &Attr, who: &Credentials, access: Access) -> SysResult {
+    let shift = if who.fsuid == attr.uid {
+        6
+    } else if who.in_group(attr.gid) {
+        3
+    } else {
+        0
+    };
+    let granted = Access::from_bits_truncate((attr.mode >> shift) & 7);
+    if granted.contains(access) {
+        return Ok(());
+    }
+    let directory = attr.file_type == FileType::Directory;
+    let executable = directory || attr.mode & 0o111 != 0;
+    if (!access.contains(Access::EXEC) || executable) && who.has(Capability::DAC_OVERRIDE) {
+        return Ok(());
+    }
+    let read_search = if directory { Access::READ | Access::EXEC } else { Access::READ };
+    if read_search.contains(access) && who.has(Capability::DAC_READ_SEARCH) {
+        return Ok(());
+    }
+    Err(Errno::EACCES)
+}
