@@ -1,5 +1,9 @@
 //! Clocks, timers and time values.
 
+pub mod timers;
+
+pub use timers::{TimerHandle, TimerTarget, Timers};
+
 /// A time or a duration: seconds and nanoseconds (0 ≤ `nsec` < 10⁹).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timespec {
