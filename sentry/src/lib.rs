@@ -16,6 +16,7 @@
 //!
 //! Read [`task`] first (what a thread is and how it runs), then [`wait`] (how anything blocks), [`vfs`] and [`mm`].
 
+pub mod confine;
 pub mod errno;
 pub mod io;
 pub mod kernel;

@@ -122,6 +122,7 @@ impl Request {
             Self::Configure(c) => {
                 id("sandbox_id", &c.sandbox_id)?;
                 host_name(&c.hostname)?;
+                fd("kvm_fd", Some(c.kvm_fd), fds)?;
                 list("switches", c.switches.len())
             }
             Self::CreateContainer(c) => container(c.container.as_ref().ok_or("container is missing")?, fds),

@@ -1,13 +1,8 @@
-//! What a sentry is started with: descriptor numbers and flags that launcher and `main` must agree on.
-
-/// The sentry's end of the control socket.
-pub const CONTROL_FD: i32 = 3;
-/// `/dev/kvm`, opened read-write by the launcher.
-pub const KVM_FD: i32 = 4;
-/// Where log lines go: one line per write, never blocking for long. Standard error goes to the same place.
-pub const LOG_FD: i32 = 5;
-/// First descriptor that must not be open when the sentry starts.
-pub const FIRST_FREE_FD: i32 = 6;
+//! What a sentry is started with: descriptors and flags that launcher and `main` must agree on.
+//!
+//! A sentry inherits three descriptors and nothing else: 0 is its end of the control socket, 1 and 2 are the log (one line per write,
+//! which never blocks for long). Everything else, `/dev/kvm` included, arrives over the control socket. So its `main` can take ownership of
+//! descriptors without unsafe code: `stdin().as_fd().try_clone_to_owned()`.
 
 /// Base name of the sentry's program.
 pub const SENTRY_PROGRAM: &str = "caisson-sentry";

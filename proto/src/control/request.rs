@@ -94,6 +94,9 @@ pub struct Configure {
     /// Switches for developers (`dev.caisson.*` annotations that only the sentry understands).
     #[prost(message, repeated, tag = "7")]
     pub switches: Vec<super::KeyValue>,
+    /// `/dev/kvm`, opened read-write.
+    #[prost(uint32, tag = "8")]
+    pub kvm_fd: u32,
     /// The network. Absent is [`Network::None`].
     #[prost(oneof = "Network", tags = "20, 21, 22")]
     pub network: Option<Network>,

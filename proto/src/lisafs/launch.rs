@@ -12,7 +12,11 @@
 //!   be visible in the root;
 //! - one `SOCK_SEQPACKET` socketpair per mount, the other end for the sentry.
 //!
-//! What the gofer does before it serves: opens the roots, drops all capabilities but those its mounts need, sets
+//! A dynamically linked gofer needs its loader and libraries until it runs, so the launcher cannot start it in that small root. It
+//! assembles the root below [`GoferConfig::new_root`], and the gofer pivots into it (`pivot_root(".", ".")`, then a lazy unmount of the
+//! old root) as its very first step.
+//!
+//! What the gofer does before it serves: pivots, opens the roots, drops all capabilities but those its mounts need, sets
 //! `no_new_privs`, closes every descriptor that the config does not name (standard error stays), installs its seccomp filter.
 //! Then it writes one byte to [`GoferConfig::ready_fd`] and serves until all connections are closed: exit status 0. When
 //! it cannot start, it prints one line on standard error and exits with status 1.
@@ -40,6 +44,9 @@ pub struct GoferConfig {
     /// Most descriptors of the whole process; 0 leaves the limit (`RLIMIT_NOFILE`) raised to its hard value.
     #[prost(uint64, tag = "4")]
     pub max_descriptors: u64,
+    /// Where the launcher has assembled the root. Empty: the gofer's root is already the one to serve.
+    #[prost(string, tag = "5")]
+    pub new_root: String,
 }
 
 /// One mount and its connection.
