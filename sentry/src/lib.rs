@@ -21,6 +21,7 @@ pub mod errno;
 pub mod io;
 pub mod kernel;
 pub mod mm;
+pub mod observe;
 pub mod platform;
 pub mod syscalls;
 pub mod task;
