@@ -18,6 +18,7 @@
 
 pub mod confine;
 pub mod errno;
+pub mod fs;
 pub mod io;
 pub mod kernel;
 pub mod mm;

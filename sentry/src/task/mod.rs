@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod credentials;
+pub mod current;
 
 use std::sync::Arc;
 

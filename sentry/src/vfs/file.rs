@@ -134,6 +134,12 @@ pub trait FileOps: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// Whether a blocking `write` goes on until everything is written (pipes, sockets, terminals): the caller waits
+    /// and writes again after a short write, and returns the partial count when interrupted.
+    fn writes_all(&self) -> bool {
+        false
+    }
+
     /// Whether the file has a position (`lseek`, `pread`); streams say no and get `ESPIPE`.
     fn seekable(&self) -> bool {
         false

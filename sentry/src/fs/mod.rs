@@ -1,0 +1,6 @@
+//! File systems and the objects behind special files.
+//!
+//! Every stream-like object here (pipe, eventfd, terminal, …) is a [`crate::vfs::FileOps`] with a wait queue: it never
+//! blocks, it says `EAGAIN` and notifies.
+
+pub mod anonymous;
