@@ -19,6 +19,7 @@
 
 pub mod arena;
 pub mod error;
+mod fault;
 pub mod fpu;
 pub mod host_mode;
 pub mod kick;

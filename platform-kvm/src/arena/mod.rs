@@ -10,9 +10,20 @@
 //! out. Windows are MAP_FIXED mappings of host files. Nothing in here is ever handed out as a Rust reference: all access
 //! goes through copying routines that survive a missing page.
 
-use crate::error::{Error, Fault, OutOfMemory};
-use std::io;
-use std::os::fd::BorrowedFd;
+mod access;
+mod frames;
+mod free_runs;
+pub(crate) mod reservation;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use crate::error::{Error, OutOfMemory};
+use frames::Frames;
+use free_runs::FreeRuns;
+use parking_lot::Mutex;
+use reservation::Reservation;
+use vm_memory::GuestAddress;
 
 /// Bytes in a page, and in a frame.
 pub const PAGE_SIZE: u64 = 4096;
@@ -84,39 +95,71 @@ impl Default for ArenaConfig {
 /// Guest-physical memory. See the module documentation.
 #[derive(Debug)]
 pub struct Arena {
-    _private: (),
+    memory: Reservation,
+    anonymous_bytes: u64,
+    frames: Frames,
+    windows: Mutex<FreeRuns>,
+}
+
+impl From<Gpa> for GuestAddress {
+    fn from(gpa: Gpa) -> GuestAddress {
+        GuestAddress(gpa.0)
+    }
 }
 
 impl Arena {
-    /// Reserves the range. The arena is never unmapped.
+    /// Reserves the range. The arena is never unmapped. Installs the SIGSEGV/SIGBUS handler that makes access fault tolerant.
     ///
     /// # Errors
-    /// [`Error::Host`] when the host refuses the address space, [`Error::Invalid`] for a zone of size zero.
-    pub fn new(_config: ArenaConfig) -> Result<&'static Arena, Error> {
-        todo!()
+    /// [`Error::Host`] when the host refuses the address space, [`Error::Invalid`] for a zone of size zero or beyond 2^31 frames.
+    pub fn new(config: ArenaConfig) -> Result<&'static Arena, Error> {
+        const TWO_BLOCKS: u64 = 4 << 20;
+        let too_large = Error::Invalid("the arena's zones are empty or too large");
+        let round =
+            |bytes: u64| bytes.checked_next_multiple_of(TWO_BLOCKS).filter(|b| *b > 0 && *b <= 1 << 42);
+        let (Some(anonymous), Some(window)) = (round(config.anonymous_bytes), round(config.window_bytes))
+        else {
+            return Err(too_large);
+        };
+        let total =
+            u32::try_from(anonymous / PAGE_SIZE).ok().filter(|frames| *frames < 1 << 31).ok_or(too_large)?;
+        crate::fault::install_handler().map_err(|source| Error::Host { what: "handling SIGSEGV", source })?;
+        let bytes = usize::try_from(anonymous + window).map_err(|_| Error::Invalid("address space"))?;
+        let memory = Reservation::new(bytes, 2 << 20)?;
+        let anonymous_len = usize::try_from(anonymous).map_err(|_| Error::Invalid("address space"))?;
+        memory.map_anonymous(0, anonymous_len)?;
+        let arena = Arena {
+            memory,
+            anonymous_bytes: anonymous,
+            frames: Frames::new(memory, total, config.max_frames)?,
+            windows: Mutex::new(Arena::all_windows(window)),
+        };
+        Ok(Box::leak(Box::new(arena)))
     }
 
-    /// Allocates `count` consecutive zeroed frames, each with reference count 1.
+    /// Allocates `count` consecutive zeroed frames, each with reference count 1. More than 512 of them, or `Alignment::Huge`,
+    /// come from memory that the host backs with huge pages.
     ///
     /// # Errors
     /// [`OutOfMemory`] when the limit or the zone is exhausted, or `count` is 0.
-    pub fn alloc(&self, _count: u32, _alignment: Alignment) -> Result<FrameRange, OutOfMemory> {
-        todo!()
+    pub fn alloc(&self, count: u32, alignment: Alignment) -> Result<FrameRange, OutOfMemory> {
+        self.frames.alloc(count, alignment)
     }
 
     /// Adds a reference to each frame of the range, all of which must be in use.
-    pub fn retain(&self, _range: FrameRange) {
-        todo!()
+    pub fn retain(&self, range: FrameRange) {
+        self.frames.retain(range);
     }
 
-    /// Drops a reference to each frame of the range; a frame without references is free. The caller has revoked every guest entry.
-    pub fn release(&self, _range: FrameRange) {
-        todo!()
+    /// Drops a reference to each frame of the range; a frame without references is free. Any part of what `alloc` returned
+    /// may be released on its own. The caller has revoked every guest entry.
+    pub fn release(&self, range: FrameRange) {
+        self.frames.release(range);
     }
 
     /// Whether the frame has exactly one reference.
-    pub fn is_unique(&self, _frame: Frame) -> bool {
-        todo!()
+    pub fn is_unique(&self, frame: Frame) -> bool {
+        self.frames.is_unique(frame)
     }
 
     /// The frame's guest-physical address.
@@ -125,129 +168,53 @@ impl Arena {
     }
 
     /// The frame that holds a guest-physical address, if it is in the anonymous zone.
-    pub fn frame_of(&self, _gpa: Gpa) -> Option<Frame> {
-        todo!()
+    pub fn frame_of(&self, gpa: Gpa) -> Option<Frame> {
+        let offset = gpa.0.checked_sub(GPA_BASE).filter(|offset| *offset < self.anonymous_bytes)?;
+        u32::try_from(offset / PAGE_SIZE).ok().map(Frame)
     }
 
     /// Frames in use.
     pub fn frames_in_use(&self) -> u32 {
-        todo!()
+        self.frames.in_use()
     }
 
-    /// Reserves `pages` consecutive pages of the window zone; nothing is mapped yet. Ranges of 512 pages and more start at a multiple of 2 MiB.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] when the zone has no such hole.
-    pub fn window_alloc(&self, _pages: u64) -> Result<WindowRange, OutOfMemory> {
-        todo!()
+    /// Frames that the zone has at most, in use or not.
+    pub fn frames_total(&self) -> u32 {
+        self.frames.total()
     }
 
-    /// Maps `range` (all or part of an allocated one) onto `fd` from the page-aligned `file_offset`, MAP_SHARED.
-    ///
-    /// # Errors
-    /// What `mmap` says (EACCES for a descriptor that is not open for it, ENODEV, …); EINVAL for a misplaced range.
-    pub fn window_map(
-        &self,
-        _range: WindowRange,
-        _fd: BorrowedFd<'_>,
-        _file_offset: u64,
-        _access: WindowAccess,
-    ) -> io::Result<()> {
-        todo!()
+    /// Whether the range lies in the arena.
+    pub fn contains(&self, gpa: Gpa, len: u64) -> bool {
+        self.offset_of(gpa, len).is_some()
     }
 
-    /// Takes the mapping away; accesses fault from now on. Guest entries must have been revoked, or the guest exits with `HostFault`.
-    ///
-    /// # Errors
-    /// What `mmap` says.
-    pub fn window_unmap(&self, _range: WindowRange) -> io::Result<()> {
-        todo!()
+    /// First guest-physical address of the window zone.
+    pub(crate) fn window_start(&self) -> Gpa {
+        Gpa(GPA_BASE + self.anonymous_bytes)
     }
 
-    /// Unmaps what is mapped and returns the pages to the zone. `range` is exactly what `window_alloc` returned.
-    pub fn window_free(&self, _range: WindowRange) {
-        todo!()
+    /// First guest-physical address after the arena.
+    pub(crate) fn end(&self) -> Gpa {
+        Gpa(GPA_BASE + self.memory.len() as u64)
     }
 
-    /// Copies guest memory out.
-    ///
-    /// # Errors
-    /// [`Fault`] with the number of bytes copied.
-    pub fn read(&self, _gpa: Gpa, _buf: &mut [u8]) -> Result<(), Fault> {
-        todo!()
+    /// Whether the range lies in the window zone.
+    pub(crate) fn in_window_zone(&self, gpa: Gpa, len: u64) -> bool {
+        gpa >= self.window_start() && self.contains(gpa, len)
     }
 
-    /// Copies into guest memory.
-    ///
-    /// # Errors
-    /// [`Fault`] with the number of bytes copied.
-    pub fn write(&self, _gpa: Gpa, _buf: &[u8]) -> Result<(), Fault> {
-        todo!()
+    /// The host range behind the arena.
+    pub(crate) fn memory(&self) -> &Reservation {
+        &self.memory
     }
 
-    /// Fills guest memory with zeroes.
-    ///
-    /// # Errors
-    /// [`Fault`] with the number of bytes cleared.
-    pub fn zero(&self, _gpa: Gpa, _len: usize) -> Result<(), Fault> {
-        todo!()
-    }
-
-    /// Copies between two places of guest memory that do not overlap.
-    ///
-    /// # Errors
-    /// [`Fault`] with the number of bytes copied.
-    pub fn copy(&self, _from: Gpa, _to: Gpa, _len: usize) -> Result<(), Fault> {
-        todo!()
-    }
-
-    /// Atomically loads the word at a 4-byte aligned address.
-    ///
-    /// # Errors
-    /// [`Fault`] when the address is misaligned, outside or not backed.
-    pub fn atomic_load_u32(&self, _gpa: Gpa) -> Result<u32, Fault> {
-        todo!()
-    }
-
-    /// Atomically replaces `current` by `new`; returns the word found, which equals `current` when it was replaced.
-    ///
-    /// # Errors
-    /// As [`Arena::atomic_load_u32`].
-    pub fn atomic_compare_exchange_u32(&self, _gpa: Gpa, _current: u32, _new: u32) -> Result<u32, Fault> {
-        todo!()
-    }
-
-    /// Atomically applies `update` to the word and returns what was there before.
-    ///
-    /// # Errors
-    /// As [`Arena::atomic_load_u32`].
-    pub fn atomic_fetch_update_u32(&self, _gpa: Gpa, _update: impl Fn(u32) -> u32) -> Result<u32, Fault> {
-        todo!()
-    }
-
-    /// Reads from a host file straight into guest memory; `None` uses and moves the file's own position.
-    ///
-    /// # Errors
-    /// What the host says; EFAULT for segments outside of the arena or without backing.
-    pub fn pread(
-        &self,
-        _fd: BorrowedFd<'_>,
-        _segments: &[(Gpa, usize)],
-        _offset: Option<u64>,
-    ) -> io::Result<usize> {
-        todo!()
-    }
-
-    /// Writes to a host file straight from guest memory; `None` uses and moves the file's own position.
-    ///
-    /// # Errors
-    /// As [`Arena::pread`].
-    pub fn pwrite(
-        &self,
-        _fd: BorrowedFd<'_>,
-        _segments: &[(Gpa, usize)],
-        _offset: Option<u64>,
-    ) -> io::Result<usize> {
-        todo!()
+    /// Offset of a range in the reservation.
+    pub(crate) fn offset_of(&self, gpa: Gpa, len: u64) -> Option<usize> {
+        let offset = gpa.0.checked_sub(GPA_BASE)?;
+        let end = offset.checked_add(len)?;
+        if end > self.memory.len() as u64 {
+            return None;
+        }
+        usize::try_from(offset).ok()
     }
 }
