@@ -4,3 +4,4 @@
 //! blocks, it says `EAGAIN` and notifies.
 
 pub mod anonymous;
+pub mod pseudo;

@@ -8,7 +8,8 @@ use crate::errno::{Errno, SysResult};
 use crate::task::SyscallContext;
 use crate::vfs::attachments::Attachments;
 use crate::vfs::{
-    Attr, DentryCache, DirEntry, DirSink, File, FileOps, FileSystem, FileType, Inode, OpenFlags, SetAttr, VfsPath, Whence,
+    Attr, DentryCache, DirEntry, DirSink, File, FileOps, FileSystem, FileType, Inode, OpenFlags, SetAttr,
+    VfsPath, Whence,
 };
 
 /// One name in a directory.
@@ -80,7 +81,12 @@ impl<D: Directory> Inode for PseudoDir<D> {
         self.source.lookup(name)
     }
 
-    fn open(&self, _ctx: &SyscallContext<'_>, _path: &VfsPath, _flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+    fn open(
+        &self,
+        _ctx: &SyscallContext<'_>,
+        _path: &VfsPath,
+        _flags: OpenFlags,
+    ) -> SysResult<Arc<dyn FileOps>> {
         Ok(Arc::new(OpenDir { ino: self.node.ino(), entries: self.source.entries()? }))
     }
 

@@ -74,7 +74,12 @@ impl<T: Text> Inode for PseudoFile<T> {
         self.node.file_system()
     }
 
-    fn open(&self, ctx: &SyscallContext<'_>, _path: &VfsPath, flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+    fn open(
+        &self,
+        ctx: &SyscallContext<'_>,
+        _path: &VfsPath,
+        flags: OpenFlags,
+    ) -> SysResult<Arc<dyn FileOps>> {
         self.source.check_open(ctx, flags)?;
         Ok(Arc::new(OpenText { source: self.source.clone(), snapshot: Mutex::new(None) }))
     }

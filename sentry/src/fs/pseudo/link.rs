@@ -67,7 +67,12 @@ impl<L: Link> Inode for PseudoLink<L> {
         self.source.target(ctx)
     }
 
-    fn open(&self, _ctx: &SyscallContext<'_>, _path: &VfsPath, _flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+    fn open(
+        &self,
+        _ctx: &SyscallContext<'_>,
+        _path: &VfsPath,
+        _flags: OpenFlags,
+    ) -> SysResult<Arc<dyn FileOps>> {
         Err(Errno::ELOOP)
     }
 
