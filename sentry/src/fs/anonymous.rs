@@ -151,6 +151,12 @@ impl AnonymousInode {
         let who = ctx.task.credentials();
         File::new(ops, AnonymousInode::new(kind, ino, who.fsuid, who.fsgid), None, flags)
     }
+
+    /// A description for unit tests, without a task.
+    #[cfg(test)]
+    pub(crate) fn detached(ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
+        File::new(ops, AnonymousInode::new(Pseudo::Anonymous, next_ino(), 0, 0), None, flags)
+    }
 }
 
 impl Inode for AnonymousInode {

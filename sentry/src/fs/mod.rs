@@ -4,4 +4,6 @@
 //! blocks, it says `EAGAIN` and notifies.
 
 pub mod anonymous;
+pub mod byte_ring;
+pub mod pipe;
 pub mod pseudo;
