@@ -1,12 +1,25 @@
 //! What the kernel needs from a platform, and nothing about KVM.
 //!
-//! [`kvm`](self) adapts `caisson-platform-kvm`; a scripted fake lets most of the kernel be tested by plain `cargo test`.
+//! The types of guest memory and registers are `caisson-platform-kvm`'s: its arena needs no `/dev/kvm`. What does need
+//! it is behind three traits: [`Platform`] (the machine), [`Space`] (page tables) and [`GuestThread`] (a vCPU context).
+//! [`kvm`] implements them with the real crate, [`fake`] with tables in memory and scripted exits, so that most of the
+//! kernel is tested by plain `cargo test`.
+//!
+//! Locks: a space's tables are a leaf for the kernel: `map` and `revoke` may be called with any kernel lock held, and call
+//! nothing back.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-mod stand_in;
-// Becomes `pub use caisson_platform_kvm::{…}` as soon as that crate's types are there; names and shapes are the same.
-pub use stand_in::{Arena, Change, Exit, Fault, FpuState, Frame, FrameRange, Gpa, Kicker, Perms, Registers};
+#[cfg(test)]
+pub mod fake;
+pub mod kvm;
+
+pub use caisson_platform_kvm::{
+    Alignment, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange, GPA_BASE, GVA_END, Gpa,
+    OutOfMemory, PAGE_SIZE, Perms, Registers, WindowAccess, WindowRange, rdtsc,
+};
 
 use crate::errno::{Errno, SysResult};
 
@@ -14,6 +27,8 @@ static ARENA: OnceLock<&'static Arena> = OnceLock::new();
 
 /// The sandbox's arena; `ENOMEM` before a platform has set it up.
 pub fn arena() -> SysResult<&'static Arena> {
+    #[cfg(test)]
+    set_arena(fake::shared_arena());
     ARENA.get().copied().ok_or(Errno::ENOMEM)
 }
 
@@ -28,24 +43,69 @@ pub trait Platform: Send + Sync {
     fn new_space(&self) -> SysResult<Arc<dyn Space>>;
     /// A new guest thread context.
     fn new_thread(&self) -> SysResult<Box<dyn GuestThread>>;
+    /// Guest memory.
+    fn arena(&self) -> &'static Arena;
+    /// Frequency of the time stamp counter in kHz; 0 if the host does not tell.
+    fn tsc_khz(&self) -> u32;
+    /// Bytes of an XSAVE area ([`FpuState`]).
+    fn xstate_size(&self) -> usize;
+    /// The state components the guest may use (XCR0).
+    fn xcr0(&self) -> u64;
+    /// One line for logs and `caisson debug`: which platform, which host mode.
+    fn describe(&self) -> String;
 }
 
-/// Translations of one address space. Addresses and lengths are page-aligned and in the lower half.
-pub trait Space: Send + Sync {
-    /// Maps `[gva, gva + len)` to `[gpa, …)`. Grants rights; whatever was mapped there before is revoked.
+/// Translations of one address space. Addresses and lengths are page-aligned and below [`GVA_END`].
+pub trait Space: Any + Send + Sync {
+    /// Maps `[gva, gva + len)` to `[gpa, …)`. Filling holes and granting rights is cheap; where something else was mapped, or rights
+    /// get lost, this revokes first. `ENOMEM` without table pages.
     fn map(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> SysResult;
-    /// Takes rights away; when it returns, no guest thread can use them any more.
+    /// Takes rights away; when it returns, no guest thread can use them any more. Batch.
     fn revoke(&self, changes: &[Change]) -> SysResult;
+    /// After [`Exit::HostFault`]: unmaps what the host cannot back any more and returns how many pages that were.
+    fn revoke_unbacked(&self) -> SysResult<usize>;
+    /// What the entry for an address says: the guest-physical address of that byte, and the rights.
+    fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)>;
 }
 
 /// A guest thread's machine context.
 pub trait GuestThread: Send {
-    /// Runs guest code until it needs the kernel.
+    /// Runs guest code until it needs the kernel. An error means that the thread is lost (a broken host or a bug).
     fn run(&mut self, registers: &mut Registers, space: &Arc<dyn Space>) -> SysResult<Exit>;
     /// Makes the current or next `run` return [`Exit::Interrupted`].
     fn kicker(&self) -> Kicker;
     /// The floating-point and vector state.
     fn fpu(&mut self) -> SysResult<FpuState>;
-    /// Replaces the floating-point and vector state.
+    /// Replaces the floating-point and vector state; `EINVAL` if the CPU refuses it (the old state stays).
     fn set_fpu(&mut self, state: &FpuState) -> SysResult;
+    /// Back to the state after `execve`.
+    fn reset_fpu(&mut self) -> SysResult;
+}
+
+/// What a [`Kicker`] does, per platform.
+pub trait Kick: Send + Sync {
+    /// See [`Kicker::kick`].
+    fn kick(&self);
+}
+
+/// Gets one guest thread out of the guest, from any thread.
+#[derive(Clone)]
+pub struct Kicker(Arc<dyn Kick>);
+
+impl Kicker {
+    /// Wraps a platform's way of kicking.
+    pub fn new(kick: impl Kick + 'static) -> Kicker {
+        Kicker(Arc::new(kick))
+    }
+
+    /// Makes the current, or else the next, `run` return [`Exit::Interrupted`]. Never blocks.
+    pub fn kick(&self) {
+        self.0.kick();
+    }
+}
+
+impl fmt::Debug for Kicker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kicker")
+    }
 }

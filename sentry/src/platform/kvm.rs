@@ -1,0 +1,139 @@
+//! The platform traits over `caisson-platform-kvm`.
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use caisson_platform_kvm as platform_kvm;
+use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
+
+use super::{
+    Arena, Change, Exit, FpuState, Gpa, GuestThread, Kick, Kicker, Perms, Platform, Registers, Space,
+};
+use crate::errno::{Errno, SysResult};
+
+/// A KVM virtual machine.
+pub struct KvmPlatform {
+    machine: Arc<Machine>,
+}
+
+impl KvmPlatform {
+    /// Creates the VM over `arena` from an open `/dev/kvm` and makes `arena` the process's arena.
+    ///
+    /// # Errors
+    /// The platform's error, whose text tells the user what to do.
+    pub fn new(
+        kvm: OwnedFd,
+        arena: &'static Arena,
+        config: MachineConfig,
+    ) -> Result<Arc<KvmPlatform>, Error> {
+        let machine = Machine::new(kvm, arena, config)?;
+        super::set_arena(arena);
+        Ok(Arc::new(KvmPlatform { machine }))
+    }
+
+    /// The machine, for tests and debugging.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+}
+
+/// What a platform failure means to the guest. Failures of the host are logged: they are ours to fix, not the guest's.
+fn errno(error: &Error) -> Errno {
+    match error {
+        Error::OutOfMemory(_) => Errno::ENOMEM,
+        Error::BadFpuState | Error::Invalid(_) => Errno::EINVAL,
+        other => {
+            tracing::error!(error = %other, "platform failure");
+            Errno::EIO
+        }
+    }
+}
+
+impl Platform for KvmPlatform {
+    fn new_space(&self) -> SysResult<Arc<dyn Space>> {
+        let space = self.machine.new_address_space().map_err(|error| errno(&error))?;
+        Ok(Arc::new(KvmSpace { space }))
+    }
+
+    fn new_thread(&self) -> SysResult<Box<dyn GuestThread>> {
+        Ok(Box::new(KvmThread { thread: self.machine.new_thread() }))
+    }
+
+    fn arena(&self) -> &'static Arena {
+        self.machine.arena()
+    }
+
+    fn tsc_khz(&self) -> u32 {
+        self.machine.tsc_khz()
+    }
+
+    fn xstate_size(&self) -> usize {
+        self.machine.xstate_size()
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.machine.xcr0()
+    }
+
+    fn describe(&self) -> String {
+        let mode = self.machine.mode();
+        format!("kvm, ring 0 {:?}, paging {:?}", mode.ring0, mode.paging).to_lowercase()
+    }
+}
+
+struct KvmSpace {
+    space: Arc<AddressSpace>,
+}
+
+impl Space for KvmSpace {
+    fn map(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> SysResult {
+        self.space.map(gva, gpa, len, perms).map_err(|error| errno(&error))
+    }
+
+    fn revoke(&self, changes: &[Change]) -> SysResult {
+        self.space.revoke(changes).map_err(|error| errno(&error))
+    }
+
+    fn revoke_unbacked(&self) -> SysResult<usize> {
+        self.space.revoke_unbacked().map_err(|error| errno(&error))
+    }
+
+    fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {
+        self.space.lookup(gva)
+    }
+}
+
+struct KvmThread {
+    thread: platform_kvm::GuestThread,
+}
+
+impl GuestThread for KvmThread {
+    fn run(&mut self, registers: &mut Registers, space: &Arc<dyn Space>) -> SysResult<Exit> {
+        let space: &dyn Any = space.as_ref();
+        let space = space.downcast_ref::<KvmSpace>().ok_or(Errno::EINVAL)?;
+        self.thread.run(registers, &space.space).map_err(|error| errno(&error))
+    }
+
+    fn kicker(&self) -> Kicker {
+        Kicker::new(self.thread.kicker())
+    }
+
+    fn fpu(&mut self) -> SysResult<FpuState> {
+        self.thread.fpu().map_err(|error| errno(&error))
+    }
+
+    fn set_fpu(&mut self, state: &FpuState) -> SysResult {
+        self.thread.set_fpu(state).map_err(|error| errno(&error))
+    }
+
+    fn reset_fpu(&mut self) -> SysResult {
+        self.thread.reset_fpu().map_err(|error| errno(&error))
+    }
+}
+
+impl Kick for platform_kvm::Kicker {
+    fn kick(&self) {
+        platform_kvm::Kicker::kick(self);
+    }
+}
