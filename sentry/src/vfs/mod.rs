@@ -8,12 +8,14 @@
 pub mod attachments;
 pub mod fd_table;
 pub mod file;
+pub mod fs_context;
 pub mod inode;
 pub mod path;
 pub mod permission;
 
 pub use fd_table::{Fd, FdTable};
 pub use file::{DirEntry, DirSink, File, FileOps, OpenFlags, Whence};
+pub use fs_context::{FsContext, MountNamespace};
 pub use inode::{
     Access, Attr, DentryCache, Device, FileSystem, FileType, FsStat, Inode, LinkTarget, NewInode, NodeKind,
     RenameFlags, SetAttr, SetTime,
