@@ -17,7 +17,7 @@ use crate::time::Timespec;
 use crate::vfs::attachments::Attachments;
 use crate::vfs::inode::SetTime;
 use crate::vfs::{
-    Attr, Device, File, FileOps, FileSystem, FileType, FsStat, Inode, OpenFlags, SetAttr, VfsPath,
+    Attr, Caller, Device, File, FileOps, FileSystem, FileType, FsStat, Inode, OpenFlags, SetAttr, VfsPath,
 };
 
 /// The kernel-internal file system an anonymous inode belongs to.
@@ -191,7 +191,7 @@ impl Inode for AnonymousInode {
         Ok(self.kind.file_system())
     }
 
-    fn open(&self, _: &SyscallContext<'_>, _: &VfsPath, _: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+    fn open(&self, _: &Caller<'_>, _: &VfsPath, _: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
         Err(Errno::ENXIO)
     }
 

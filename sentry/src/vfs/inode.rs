@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
+use super::caller::Caller;
 use super::file::{File, FileOps};
 use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
 use crate::task::Credentials;
-use crate::task::SyscallContext;
 use crate::time::Timespec;
 
 /// The type bits of a mode (`S_IFMT`).
@@ -297,6 +297,15 @@ pub trait Inode: Any + Send + Sync {
     /// The file system it belongs to.
     fn file_system(&self) -> SysResult<Arc<dyn FileSystem>>;
 
+    /// Records an access now, if `policy` says that it is due. Must be cheap: it is called for every read.
+    fn accessed(&self, policy: super::times::AtimePolicy) {}
+
+    /// Whether it has a set-id bit that writing has to clear. Asked before every write: file systems that can answer
+    /// without [`Inode::attr`] should.
+    fn has_set_id(&self) -> bool {
+        self.attr().is_ok_and(|attr| attr.mode & (linux::S_ISUID | linux::S_ISGID) != 0)
+    }
+
     /// How names in this directory may be cached.
     fn dentry_cache(&self) -> DentryCache {
         DentryCache::Exclusive
@@ -364,20 +373,20 @@ pub trait Inode: Any + Send + Sync {
     }
 
     /// The text of a symbolic link (`readlink`).
-    fn readlink(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
+    fn readlink(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
         Err(Errno::EINVAL)
     }
 
     /// Follows a symbolic link; magic links override this.
-    fn follow(&self, ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
-        self.readlink(ctx).map(LinkTarget::Path)
+    fn follow(&self, caller: &Caller<'_>) -> SysResult<LinkTarget> {
+        self.readlink(caller).map(LinkTarget::Path)
     }
 
-    /// Opens it: the operations for a new description. Permission has been checked; `O_TRUNC` is applied by the VFS.
+    /// Opens it: the operations for a new description at `path`. Permission has been checked; `O_TRUNC` is applied by the VFS.
     /// Devices, FIFOs and sockets nodes are opened by the VFS through their own registries, not here.
     fn open(
         &self,
-        ctx: &SyscallContext<'_>,
+        caller: &Caller<'_>,
         path: &VfsPath,
         flags: super::file::OpenFlags,
     ) -> SysResult<Arc<dyn FileOps>>;

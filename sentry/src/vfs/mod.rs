@@ -1,23 +1,35 @@
 //! The virtual file system: paths, mounts, dentries, open file descriptions, descriptor tables.
 //!
-//! Read [`inode`] (what a file system implements), [`file`] (what an open file does), then [`path`] (walking).
+//! Read [`inode`] (what a file system implements), [`file`] (what an open file does), then [`path`], [`walk`] (how paths
+//! are resolved), [`dentry`] (the name cache) and [`mount`]. Everything is done on behalf of a [`Caller`].
 //!
-//! Lock order: mount tree, dentry children, inode locks of the file systems, then data locks. Renames take the
-//! file system's rename lock first.
+//! Lock order: a superblock's rename lock, a directory's `modify` lock (ancestors first), dentry children and places,
+//! inode locks of the file systems, then data locks. The mount tree is a leaf apart from places of dentries.
 
+mod absent;
 pub mod attachments;
+pub mod caller;
+pub mod dentry;
 pub mod fd_table;
 pub mod file;
-pub mod fs_context;
 pub mod inode;
+pub mod internal;
+pub mod mount;
 pub mod path;
 pub mod permission;
+pub mod special;
+pub mod times;
+pub mod walk;
 
+pub use caller::{Caller, FsContext, FsPlaces};
+pub use dentry::Dentry;
 pub use fd_table::{Fd, FdTable};
 pub use file::{DirEntry, DirSink, File, FileOps, OpenFlags, Whence};
-pub use fs_context::{FsContext, MountNamespace};
 pub use inode::{
     Access, Attr, DentryCache, Device, FileSystem, FileType, FsStat, Inode, LinkTarget, NewInode, NodeKind,
     RenameFlags, SetAttr, SetTime,
 };
-pub use path::VfsPath;
+pub use mount::{Mount, MountFlags, MountNamespace, Superblock};
+pub use path::{PathText, VfsPath};
+pub use special::SpecialFiles;
+pub use walk::{Last, Parent, WalkFlags};

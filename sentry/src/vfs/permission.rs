@@ -1,6 +1,10 @@
 //! POSIX permission bits and the capabilities that override them.
 
+use linux_raw_sys::general as linux;
+
+use super::caller::Caller;
 use super::inode::{Access, Attr, FileType};
+use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
 use crate::task::{Capability, Credentials};
 
@@ -27,4 +31,16 @@ pub fn generic(attr: &Attr, who: &Credentials, access: Access) -> SysResult {
         return Ok(());
     }
     Err(Errno::EACCES)
+}
+
+/// Whether the link at `link`, found in `dir`, may be followed at the end of a path (`fs.protected_symlinks`): in a sticky
+/// directory that everybody may write to, only links of the follower or of the directory's owner are.
+pub(super) fn may_follow(caller: &Caller<'_>, dir: &VfsPath, link: &VfsPath) -> SysResult {
+    let parent = dir.inode().attr()?;
+    let shared = linux::S_ISVTX | linux::S_IWOTH;
+    if parent.mode & shared != shared {
+        return Ok(());
+    }
+    let owner = link.inode().attr()?.uid;
+    if owner == caller.credentials.fsuid || owner == parent.uid { Ok(()) } else { Err(Errno::EACCES) }
 }

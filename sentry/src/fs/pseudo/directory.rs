@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::{Node, Owner, PseudoFs};
 use crate::errno::{Errno, SysResult};
-use crate::task::SyscallContext;
 use crate::vfs::attachments::Attachments;
 use crate::vfs::{
-    Attr, DentryCache, DirEntry, DirSink, File, FileOps, FileSystem, FileType, Inode, OpenFlags, SetAttr,
-    VfsPath, Whence,
+    Attr, Caller, DentryCache, DirEntry, DirSink, File, FileOps, FileSystem, FileType, Inode, OpenFlags,
+    SetAttr, VfsPath, Whence,
 };
 
 /// One name in a directory.
@@ -81,12 +80,7 @@ impl<D: Directory> Inode for PseudoDir<D> {
         self.source.lookup(name)
     }
 
-    fn open(
-        &self,
-        _ctx: &SyscallContext<'_>,
-        _path: &VfsPath,
-        _flags: OpenFlags,
-    ) -> SysResult<Arc<dyn FileOps>> {
+    fn open(&self, _caller: &Caller<'_>, _path: &VfsPath, _flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
         Ok(Arc::new(OpenDir { ino: self.node.ino(), entries: self.source.entries()? }))
     }
 

@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use super::{Node, Owner, PseudoFs};
 use crate::errno::{Errno, SysResult};
 use crate::io::{IoDst, IoSrc};
-use crate::task::SyscallContext;
 use crate::vfs::attachments::Attachments;
-use crate::vfs::{Attr, File, FileOps, FileSystem, FileType, Inode, OpenFlags, SetAttr, VfsPath, Whence};
+use crate::vfs::{
+    Attr, Caller, File, FileOps, FileSystem, FileType, Inode, OpenFlags, SetAttr, VfsPath, Whence,
+};
 
 /// The longest write a made-up file takes at once, in bytes; Linux's limit is a page, too.
 const MAX_WRITE: usize = 4096;
@@ -26,8 +27,8 @@ pub trait Text: Owner + 'static {
     }
 
     /// Called with the opener's context; may refuse (`/proc/PID/mem` of another user).
-    fn check_open(&self, ctx: &SyscallContext<'_>, flags: OpenFlags) -> SysResult {
-        let _ = (ctx, flags);
+    fn check_open(&self, caller: &Caller<'_>, flags: OpenFlags) -> SysResult {
+        let _ = (caller, flags);
         Ok(())
     }
 }
@@ -74,13 +75,8 @@ impl<T: Text> Inode for PseudoFile<T> {
         self.node.file_system()
     }
 
-    fn open(
-        &self,
-        ctx: &SyscallContext<'_>,
-        _path: &VfsPath,
-        flags: OpenFlags,
-    ) -> SysResult<Arc<dyn FileOps>> {
-        self.source.check_open(ctx, flags)?;
+    fn open(&self, caller: &Caller<'_>, _path: &VfsPath, flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+        self.source.check_open(caller, flags)?;
         Ok(Arc::new(OpenText { source: self.source.clone(), snapshot: Mutex::new(None) }))
     }
 

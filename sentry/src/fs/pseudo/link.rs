@@ -4,24 +4,25 @@ use std::sync::Arc;
 
 use super::{Node, Owner, PseudoFs};
 use crate::errno::{Errno, SysResult};
-use crate::task::SyscallContext;
 use crate::vfs::attachments::Attachments;
-use crate::vfs::{Attr, FileOps, FileSystem, FileType, Inode, LinkTarget, OpenFlags, SetAttr, VfsPath};
+use crate::vfs::{
+    Attr, Caller, FileOps, FileSystem, FileType, Inode, LinkTarget, OpenFlags, SetAttr, VfsPath,
+};
 
 /// Where a link leads.
 pub trait Link: Owner + 'static {
     /// What `readlink` shows to this reader.
-    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>>;
+    fn text(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>>;
 
     /// What following it means; magic links jump.
-    fn target(&self, ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
-        self.text(ctx).map(LinkTarget::Path)
+    fn target(&self, caller: &Caller<'_>) -> SysResult<LinkTarget> {
+        self.text(caller).map(LinkTarget::Path)
     }
 }
 
 /// A fixed path.
 impl Link for &'static str {
-    fn text(&self, _ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
+    fn text(&self, _caller: &Caller<'_>) -> SysResult<Vec<u8>> {
         Ok(self.as_bytes().to_vec())
     }
 }
@@ -59,20 +60,15 @@ impl<L: Link> Inode for PseudoLink<L> {
         self.node.file_system()
     }
 
-    fn readlink(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
-        self.source.text(ctx)
+    fn readlink(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
+        self.source.text(caller)
     }
 
-    fn follow(&self, ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
-        self.source.target(ctx)
+    fn follow(&self, caller: &Caller<'_>) -> SysResult<LinkTarget> {
+        self.source.target(caller)
     }
 
-    fn open(
-        &self,
-        _ctx: &SyscallContext<'_>,
-        _path: &VfsPath,
-        _flags: OpenFlags,
-    ) -> SysResult<Arc<dyn FileOps>> {
+    fn open(&self, _caller: &Caller<'_>, _path: &VfsPath, _flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
         Err(Errno::ELOOP)
     }
 
