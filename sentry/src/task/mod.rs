@@ -2,38 +2,178 @@
 //!
 //! [`Task`] is what others may touch (under its locks). What only the task's own thread touches (registers, the platform
 //! thread, saved masks) is [`TaskLocal`]. A system call gets both through [`SyscallContext`].
+//!
+//! Read [`thread_group`] next (what user space calls a process), then [`signal`], [`pid`] and [`process_group`].
+//!
+//! Lock order: the kernel's task tree ([`crate::kernel::Kernel::tree`]), relations of a group (parent before child), signal lock of a
+//! group, signal lock of a task. `mm`, `files`, `fs`, `credentials`, `namespaces` are leaves that hand out an `Arc`.
 
 pub mod block;
 pub mod credentials;
 pub mod current;
+pub mod namespaces;
+pub mod pid;
+pub mod process_group;
+pub mod rlimit;
+pub mod signal;
+pub mod thread_group;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use bitflags::bitflags;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use credentials::{Capability, Credentials};
+pub use namespaces::Namespaces;
+pub use pid::{Pid, PidNamespace};
+pub use process_group::{ControllingTerminal, ProcessGroup, Session};
+pub use rlimit::{Resource, Rlimit};
+pub use signal::{SigInfo, Signal, SignalSet};
+pub use thread_group::ThreadGroup;
 
-use crate::errno::SysResult;
+use crate::errno::{Errno, SysResult};
 use crate::kernel::Kernel;
 use crate::mm::Mm;
-use crate::platform::Registers;
-use crate::vfs::FdTable;
+use crate::platform::{GuestThread, Kicker, Registers};
+use crate::syscalls::Args;
 use crate::vfs::file::File;
-use crate::wait::Waiter;
+use crate::vfs::{FdTable, FsContext};
+use crate::wait::{WaitQueue, Waiter};
+use signal::{ExitStatus, PendingQueue, SignalCount};
+
+bitflags! {
+    /// What a task has to look at before it goes on in the guest.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Work: u32 {
+        /// A signal may be deliverable.
+        const SIGNAL = 1;
+        /// The process is stopping.
+        const STOP = 1 << 1;
+        /// The thread is to exit.
+        const KILL = 1 << 2;
+        /// The container is being paused.
+        const FREEZE = 1 << 3;
+    }
+}
 
 /// A guest thread, as everybody may see it.
 pub struct Task {
     kernel: Arc<Kernel>,
+    group: Arc<ThreadGroup>,
+    pid: RwLock<Arc<Pid>>,
     waiter: Arc<Waiter>,
+    kicker: Kicker,
+    work: AtomicU32,
+    exiting: AtomicBool,
     credentials: RwLock<Arc<Credentials>>,
+    namespaces: RwLock<Arc<Namespaces>>,
     mm: RwLock<Arc<Mm>>,
     files: RwLock<Arc<FdTable>>,
+    fs: RwLock<Arc<FsContext>>,
+    signals: Mutex<TaskSignals>,
+    signal_count: Arc<SignalCount>,
+    /// Told of every signal sent to the thread or its process: signalfds and `sigtimedwait`.
+    signal_queue: WaitQueue,
+    comm: Mutex<Comm>,
+    attributes: Mutex<Attributes>,
+    user_nanos: AtomicU64,
+    system_nanos: AtomicU64,
+    started: Instant,
+}
+
+/// `/proc/*/comm`: at most 15 bytes.
+pub type Comm = Vec<u8>;
+
+/// Signal state of a thread.
+#[derive(Default)]
+pub struct TaskSignals {
+    /// Pending for this thread alone.
+    pub pending: PendingQueue,
+    /// The mask.
+    pub blocked: SignalSet,
+    /// What `rt_sigtimedwait` is waiting for, although it is blocked.
+    pub awaited: SignalSet,
+    /// A forced signal has its default action: it is fatal even to an init process.
+    pub forced_fatal: bool,
+}
+
+impl TaskSignals {
+    /// Whether the signal must be kept even if its disposition is to ignore it.
+    pub fn blocked_or_awaited(&self, signal: Signal) -> bool {
+        self.blocked.contains(signal) || self.awaited.contains(signal)
+    }
+}
+
+/// Small per-thread settings.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    /// `personality(2)`.
+    pub personality: u32,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+    /// `SCHED_*`.
+    pub sched_policy: u32,
+    /// Real-time priority, 0 for the ordinary policies.
+    pub sched_priority: i32,
+    /// CPUs it may run on; bit n is CPU n.
+    pub affinity: Vec<u64>,
+    /// `PR_SET_PDEATHSIG`.
+    pub parent_death_signal: Option<Signal>,
+    /// Timer slack in nanoseconds.
+    pub timer_slack: u64,
+    /// `ioprio_set`.
+    pub io_priority: u32,
+    /// `seccomp` mode shown in `/proc/*/status`.
+    pub no_new_privs_inherited: bool,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Attributes {
+            personality: 0,
+            nice: 0,
+            sched_policy: 0,
+            sched_priority: 0,
+            affinity: vec![u64::MAX],
+            parent_death_signal: None,
+            timer_slack: 50_000,
+            io_priority: 0,
+            no_new_privs_inherited: false,
+        }
+    }
 }
 
 impl Task {
     /// The sandbox's kernel.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.kernel
+    }
+
+    /// Its process.
+    pub fn thread_group(&self) -> &Arc<ThreadGroup> {
+        &self.group
+    }
+
+    /// Its thread id.
+    pub fn pid(&self) -> Arc<Pid> {
+        self.pid.read().clone()
+    }
+
+    /// Its thread id as it sees it itself (`gettid`).
+    pub fn tid(&self) -> i32 {
+        self.pid.read().own()
+    }
+
+    /// The pid namespace it lives in.
+    pub fn pid_namespace(&self) -> Option<Arc<PidNamespace>> {
+        self.pid.read().namespace().cloned()
+    }
+
+    /// Whether it is its process's leader.
+    pub fn is_leader(&self) -> bool {
+        self.group.pid().numbers_eq(&self.pid.read())
     }
 
     /// Where it sleeps.
@@ -46,26 +186,195 @@ impl Task {
         self.credentials.read().clone()
     }
 
-    /// Its memory.
+    /// Replaces its credentials.
+    pub fn set_credentials(&self, credentials: Arc<Credentials>) {
+        *self.credentials.write() = credentials;
+    }
+
+    /// The namespaces it lives in.
+    pub fn namespaces(&self) -> Arc<Namespaces> {
+        self.namespaces.read().clone()
+    }
+
+    /// Replaces its namespaces.
+    pub fn set_namespaces(&self, namespaces: Arc<Namespaces>) {
+        *self.namespaces.write() = namespaces;
+    }
+
+    /// Its memory. After its exit an empty address space.
     pub fn mm(&self) -> Arc<Mm> {
         self.mm.read().clone()
     }
 
-    /// Its descriptors.
+    /// Its descriptors. After its exit an empty table.
     pub fn files(&self) -> Arc<FdTable> {
         self.files.read().clone()
+    }
+
+    /// Its root, working directory and umask.
+    pub fn fs(&self) -> Arc<FsContext> {
+        self.fs.read().clone()
+    }
+
+    /// Replaces its root, working directory and umask (`unshare`).
+    pub fn set_fs(&self, fs: Arc<FsContext>) {
+        *self.fs.write() = fs;
+    }
+
+    /// Replaces its descriptors (`unshare`, `close_range`).
+    pub fn set_files(&self, files: Arc<FdTable>) {
+        *self.files.write() = files;
     }
 
     /// The description behind a descriptor argument.
     pub fn file(&self, fd: u64) -> SysResult<Arc<File>> {
         self.files.read().get(crate::vfs::Fd::from_arg(fd)?)
     }
+
+    /// One of its process's resource limits.
+    pub fn rlimit(&self, resource: Resource) -> Rlimit {
+        self.group.rlimit(resource)
+    }
+
+    /// Its name (`/proc/*/comm`).
+    pub fn comm(&self) -> Comm {
+        self.comm.lock().clone()
+    }
+
+    /// Sets its name, cut to 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        *self.comm.lock() = name.get(..15).unwrap_or(name).to_vec();
+    }
+
+    /// Its small settings.
+    pub fn attributes(&self) -> Attributes {
+        self.attributes.lock().clone()
+    }
+
+    /// Changes its small settings.
+    pub fn update_attributes(&self, change: impl FnOnce(&mut Attributes)) {
+        change(&mut self.attributes.lock());
+    }
+
+    /// Its blocked signals.
+    pub fn blocked_signals(&self) -> SignalSet {
+        self.signals.lock().blocked
+    }
+
+    /// Signals pending for it: its own, and its process's.
+    pub fn pending_signals(&self) -> (SignalSet, SignalSet) {
+        let shared = self.group.lock_signals().shared.set();
+        (self.signals.lock().pending.set(), shared)
+    }
+
+    /// Takes a pending signal out of `wanted`, its own before its process's (`signalfd`, `sigtimedwait`).
+    pub fn take_signal(&self, wanted: SignalSet) -> Option<SigInfo> {
+        let mut group = self.group.lock_signals();
+        let own = self.signals.lock().pending.take(wanted);
+        own.or_else(|| group.shared.take(wanted))
+    }
+
+    /// Notified of every signal that is sent to it or its process.
+    pub fn signal_queue(&self) -> &WaitQueue {
+        &self.signal_queue
+    }
+
+    pub(crate) fn lock_signals(&self) -> MutexGuard<'_, TaskSignals> {
+        self.signals.lock()
+    }
+
+    pub(crate) fn signal_count(&self) -> &Arc<SignalCount> {
+        &self.signal_count
+    }
+
+    /// User and system time so far, in nanoseconds.
+    pub fn cpu_nanos(&self) -> (u64, u64) {
+        (self.user_nanos.load(Ordering::Relaxed), self.system_nanos.load(Ordering::Relaxed))
+    }
+
+    /// How long it has existed.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Whether it has begun to exit.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::Acquire)
+    }
+
+    /// Gives it something to look at: wakes it if it sleeps, and gets it out of the guest.
+    pub fn kick(&self, work: Work) {
+        self.work.fetch_or(work.bits(), Ordering::AcqRel);
+        self.waiter.interrupt();
+        self.kicker.kick();
+    }
+
+    pub(crate) fn resume_from_stop(&self) {
+        self.work.fetch_and(!Work::STOP.bits(), Ordering::AcqRel);
+        self.waiter.notify();
+    }
 }
 
-/// What only the task's own thread touches.
+/// What only the task's own thread touches, or a dispatcher to which the thread has handed it.
 pub struct TaskLocal {
     /// The guest's registers while it is in the kernel.
     pub registers: Registers,
+    /// The machine that runs it.
+    pub machine: Box<dyn GuestThread>,
+    /// The system call in progress.
+    pub call: CurrentCall,
+    /// How `restart_syscall` goes on.
+    pub restart: Option<RestartBlock>,
+    /// What becomes of the registers when the handler returns.
+    pub after: AfterCall,
+    /// The mask to go back to once a signal has been looked for (`sigsuspend`, `ppoll`, `pselect`, `epoll_pwait`).
+    pub saved_mask: Option<SignalSet>,
+    /// The alternate signal stack.
+    pub alt_stack: AltStack,
+    /// Cleared and woken at exit (`CLONE_CHILD_CLEARTID`, `set_tid_address`).
+    pub clear_child_tid: u64,
+    /// The head of the robust futex list.
+    pub robust_list: u64,
+}
+
+/// The alternate signal stack (`sigaltstack(2)`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AltStack {
+    /// Lowest address.
+    pub base: u64,
+    /// Bytes; 0 means none.
+    pub size: u64,
+    /// `SS_AUTODISARM` or 0.
+    pub flags: u32,
+}
+
+/// A system call in progress.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CurrentCall {
+    /// Its number as the guest gave it.
+    pub number: u64,
+    /// Its arguments.
+    pub args: Args,
+    /// Set when the call is being restarted: the deadline it had the first time.
+    pub deadline: Option<Instant>,
+}
+
+/// A call that goes on with its first deadline after a stop or an ignored signal.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartBlock {
+    /// The call.
+    pub call: CurrentCall,
+}
+
+/// What becomes of the registers after a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterCall {
+    /// The result goes into `rax`.
+    Result,
+    /// The handler has set all registers (`rt_sigreturn`, `execve`).
+    Keep,
+    /// The thread exits; with the whole process if asked.
+    Exit(ExitStatus),
 }
 
 /// What a system call handler works with.
@@ -80,5 +389,42 @@ impl SyscallContext<'_> {
     /// The sandbox's kernel.
     pub fn kernel(&self) -> &Arc<Kernel> {
         self.task.kernel()
+    }
+
+    /// The deadline of a call with a relative timeout. A call that is being restarted keeps its first one.
+    pub fn deadline_after(&self, timeout: Option<Duration>) -> Option<Instant> {
+        let timeout = timeout?;
+        self.local.call.deadline.or_else(|| Instant::now().checked_add(timeout))
+    }
+
+    /// The error for an interrupted call with a relative timeout: it goes on with the same `deadline` unless a handler runs.
+    pub fn restart_with(&mut self, deadline: Option<Instant>) -> Errno {
+        match deadline {
+            None => Errno::ERESTARTNOHAND,
+            Some(_) => {
+                let call = CurrentCall { deadline, ..self.local.call };
+                self.local.restart = Some(RestartBlock { call });
+                Errno::ERESTART_RESTARTBLOCK
+            }
+        }
+    }
+
+    /// Blocks `mask` instead of the current mask until the call is over and a signal has been looked for (`ppoll`, `pselect6`,
+    /// `epoll_pwait`, `sigsuspend`).
+    pub fn set_temporary_mask(&mut self, mask: SignalSet) {
+        let old = self.task.replace_mask(mask.blockable());
+        self.local.saved_mask.get_or_insert(old);
+    }
+}
+
+impl Task {
+    /// Replaces the mask, returning the former; newly unblocked signals are looked at before the guest goes on.
+    pub(crate) fn replace_mask(self: &Arc<Self>, mask: SignalSet) -> SignalSet {
+        let old = std::mem::replace(&mut self.signals.lock().blocked, mask);
+        let (own, shared) = self.pending_signals();
+        if !own.union(shared).minus(mask).is_empty() {
+            self.kick(Work::SIGNAL);
+        }
+        old
     }
 }
