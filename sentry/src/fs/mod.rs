@@ -5,5 +5,8 @@
 
 pub mod anonymous;
 pub mod byte_ring;
+pub mod epoll;
+pub mod eventfd;
 pub mod pipe;
 pub mod pseudo;
+pub mod timerfd;
