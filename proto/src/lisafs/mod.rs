@@ -74,8 +74,8 @@ impl FdId {
     }
 }
 
-/// Why bytes are not a message. A server answers [`WireError::errno`] and keeps the connection, except where the packet's
-/// own frame is broken ([`WireError::is_fatal`]).
+/// Why bytes are not a message. A server answers [`WireError::errno`] and keeps the connection.
+///
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum WireError {
     /// Fewer bytes than the header or the fixed part of a message.
@@ -114,10 +114,5 @@ impl WireError {
             WireError::TooLong => 36,                                             // ENAMETOOLONG
             WireError::Id => 9,                                                   // EBADF
         }
-    }
-
-    /// True when the packet's frame itself is broken, so that not even a tag to answer to is known.
-    pub const fn is_fatal(self) -> bool {
-        matches!(self, WireError::Length)
     }
 }

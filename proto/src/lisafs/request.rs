@@ -104,7 +104,7 @@ pub enum Request<'a> {
     Mount {
         /// The client's [`super::VERSION`].
         version: u32,
-        /// The largest packet the client takes, at least 8 KiB.
+        /// The largest packet the client takes, at least [`super::MAX_MESSAGE`] in this version.
         max_message: u32,
     },
     /// → empty, with two descriptors: the shared memory ([`super::channel`]) and the channel's own socket, on which donated

@@ -1,0 +1,169 @@
+//! The host's files by descriptor: the only module that opens anything.
+//!
+//! Two ways lead to a descriptor: a checked name in a directory that the server holds ([`Host::lookup`]), and opening again
+//! what a descriptor stands for, through `/proc/self/fd` ([`Host::reopen`]). The second never looks at a name, so it gets
+//! the very file that was walked to, whatever has been renamed since.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use caisson_proto::lisafs::{FileKind, Name};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::io::Errno;
+
+use crate::table::Node;
+
+/// `PROC_SUPER_MAGIC`
+const PROC_MAGIC: i64 = 0x9fa0;
+/// How often a walk that the kernel calls ambiguous (`EAGAIN`: something was renamed meanwhile) is tried again.
+const RETRIES: usize = 16;
+
+/// The way back to a file from its descriptor.
+#[derive(Debug)]
+pub struct Host {
+    /// `/proc/self/fd`
+    self_fd: OwnedFd,
+    /// What comes before a descriptor's number in the few calls that take only paths (xattrs, unix sockets): empty when
+    /// the working directory is `self_fd`.
+    prefix: &'static str,
+}
+
+impl Host {
+    /// Uses the process's own `/proc`. Nothing about the process changes: for servers inside another program.
+    ///
+    /// # Errors
+    /// What `open(2)` says.
+    pub fn from_proc() -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let self_fd = openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
+        Ok(Self { self_fd, prefix: "/proc/self/fd/" })
+    }
+
+    /// Uses this proc mount, and makes its `self/fd` the working directory of the process, so that the root may be without
+    /// `/proc`.
+    ///
+    /// # Errors
+    /// What `open(2)` and `fchdir(2)` say; `ENOTSUP` when it is not a proc mount.
+    pub fn enter(proc_mount: impl AsFd) -> Result<Self, Errno> {
+        if rustix::fs::fstatfs(&proc_mount)?.f_type != PROC_MAGIC {
+            return Err(Errno::NOTSUP);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let self_fd = openat(proc_mount, c"self/fd", flags, Mode::empty())?;
+        rustix::process::fchdir(&self_fd)?;
+        Ok(Self { self_fd, prefix: "" })
+    }
+
+    /// The file with this name in this directory, as `O_PATH` descriptor; a symbolic link itself, not what it points to.
+    ///
+    /// # Errors
+    /// What `openat2(2)` says: `ENOENT`, `ENOTDIR`, `EXDEV` for a mount where the connection may not enter any.
+    pub fn lookup(&self, dir: impl AsFd, name: Name<'_>, mounts: Mounts) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open_in(dir, name, flags, Mode::empty(), mounts)
+    }
+
+    /// Creates a regular file. Never opens one that exists.
+    ///
+    /// # Errors
+    /// What `openat2(2)` says, `EEXIST` above all.
+    pub fn create(
+        &self,
+        dir: impl AsFd,
+        name: Name<'_>,
+        flags: OFlags,
+        mode: Mode,
+    ) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        open_in(dir, name, flags, mode, Mounts::Stay)
+    }
+
+    /// Opens a walked regular file or directory. Nothing else: opening a device, FIFO or socket may block or act.
+    ///
+    /// # Errors
+    /// `ELOOP` for symbolic links, `ENXIO` for the rest, `EACCES` for files of a proc mount, which may be our own memory;
+    /// and what `open(2)` says.
+    pub fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        match node.kind {
+            FileKind::Regular if rustix::fs::fstatfs(&node.fd)?.f_type == PROC_MAGIC => {
+                return Err(Errno::ACCESS);
+            }
+            FileKind::Regular | FileKind::Directory => {}
+            FileKind::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::NXIO),
+        }
+        self.again(&node.fd, flags | OFlags::NONBLOCK | OFlags::NOCTTY)
+    }
+
+    /// Another `O_PATH` descriptor for a descriptor's file, which must not be a symbolic link.
+    ///
+    /// # Errors
+    /// What `open(2)` says.
+    pub fn path_to(&self, fd: impl AsFd) -> Result<OwnedFd, Errno> {
+        self.again(fd, OFlags::PATH)
+    }
+
+    fn again(&self, fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+        openat(&self.self_fd, number(&fd).as_str(), flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// `chmod(2)` by descriptor, which the kernel has for `O_PATH` only since 6.6.
+    ///
+    /// # Errors
+    /// What `chmod(2)` says.
+    pub fn chmod(&self, fd: impl AsFd, mode: Mode) -> Result<(), Errno> {
+        rustix::fs::chmodat(&self.self_fd, number(&fd).as_str(), mode, AtFlags::empty())
+    }
+
+    /// `link(2)` by descriptor: the file gets another name.
+    ///
+    /// # Errors
+    /// What `linkat(2)` says.
+    pub fn link(&self, fd: impl AsFd, dir: impl AsFd, name: Name<'_>) -> Result<(), Errno> {
+        let target = number(&fd);
+        rustix::fs::linkat(&self.self_fd, target.as_str(), dir, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// The number of its own descriptor.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.self_fd.as_raw_fd()
+    }
+
+    /// A path that the kernel resolves to this descriptor's file.
+    pub fn path_of(&self, fd: impl AsFd) -> String {
+        format!("{}{}", self.prefix, fd.as_fd().as_raw_fd())
+    }
+}
+
+/// Whether a walk may enter mounts below the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounts {
+    /// Refuse them (`RESOLVE_NO_XDEV`).
+    Stay,
+    /// Enter them.
+    Cross,
+}
+
+fn number(fd: &impl AsFd) -> String {
+    fd.as_fd().as_raw_fd().to_string()
+}
+
+fn open_in(
+    dir: impl AsFd,
+    name: Name<'_>,
+    flags: OFlags,
+    mode: Mode,
+    mounts: Mounts,
+) -> Result<OwnedFd, Errno> {
+    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    if mounts == Mounts::Stay {
+        resolve |= ResolveFlags::NO_XDEV;
+    }
+    for _ in 0..RETRIES {
+        match openat2(&dir, name.as_bytes(), flags, mode, resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            done => return done,
+        }
+    }
+    Err(Errno::AGAIN)
+}
