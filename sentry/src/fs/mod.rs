@@ -9,4 +9,5 @@ pub mod epoll;
 pub mod eventfd;
 pub mod pipe;
 pub mod pseudo;
+pub mod random;
 pub mod timerfd;

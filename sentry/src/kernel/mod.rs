@@ -5,6 +5,8 @@
 
 pub mod cgroup;
 pub mod container;
+pub mod services;
+pub mod system_info;
 
 use std::sync::Arc;
 
@@ -22,6 +24,7 @@ pub struct Kernel {
     pid_namespace: Arc<PidNamespace>,
     tree: Mutex<TaskTree>,
     listener: Arc<dyn ExitListener>,
+    services: services::Services,
 }
 
 /// The right to change who is whose parent, member or job. Its lock is the outermost of the task locks.

@@ -6,8 +6,12 @@
 //!
 //! Calls that can block use [`crate::task::block`]: try, wait, try again. They have no side effect before they succeed.
 
+pub mod identity;
 pub mod numbers;
+pub mod prctl;
+pub mod system;
 pub mod table;
+pub mod time;
 
 use crate::errno::SysResult;
 use crate::task::SyscallContext;

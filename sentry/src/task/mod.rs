@@ -15,7 +15,9 @@ pub mod namespaces;
 pub mod pid;
 pub mod process_group;
 pub mod rlimit;
+pub mod set_ids;
 pub mod signal;
+pub mod subreaper;
 pub mod thread_group;
 
 use std::sync::Arc;
@@ -123,6 +125,8 @@ pub struct Attributes {
     pub parent_death_signal: Option<Signal>,
     /// Timer slack in nanoseconds.
     pub timer_slack: u64,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: bool,
     /// `ioprio_set`.
     pub io_priority: u32,
     /// `seccomp` mode shown in `/proc/*/status`.
@@ -139,6 +143,7 @@ impl Default for Attributes {
             affinity: vec![u64::MAX],
             parent_death_signal: None,
             timer_slack: 50_000,
+            dumpable: true,
             io_priority: 0,
             no_new_privs_inherited: false,
         }
@@ -290,6 +295,11 @@ impl Task {
     /// User and system time so far, in nanoseconds.
     pub fn cpu_nanos(&self) -> (u64, u64) {
         (self.user_nanos.load(Ordering::Relaxed), self.system_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Books the time of the current stay in the guest by getting the task out of it; harmless when it is not there.
+    pub fn book_cpu_time(&self) {
+        self.kicker.kick();
     }
 
     /// How long it has existed.

@@ -17,6 +17,7 @@ use crate::errno::{Errno, SysResult};
 use crate::kernel::Kernel;
 use crate::kernel::cgroup::Cgroup;
 use crate::time::Timespec;
+use crate::time::process_timers::ProcessTimers;
 use crate::wait::{PollEvents, WaitQueue};
 
 /// A process.
@@ -36,6 +37,7 @@ pub struct ThreadGroup {
     started: Timespec,
     oom_score_adj: AtomicI32,
     times: GroupTimes,
+    timers: ProcessTimers,
 }
 
 /// Who belongs to whom. See the module documentation for its locking.
@@ -260,6 +262,11 @@ impl ThreadGroup {
     /// Sets `/proc/*/oom_score_adj`.
     pub fn set_oom_score_adj(&self, value: i32) {
         self.oom_score_adj.store(value, Ordering::Relaxed);
+    }
+
+    /// Its interval and POSIX timers.
+    pub fn timers(&self) -> &ProcessTimers {
+        &self.timers
     }
 
     /// CPU time counters beyond those of live threads.

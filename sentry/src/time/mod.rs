@@ -1,5 +1,7 @@
 //! Clocks, timers and time values.
 
+pub mod clock_id;
+pub mod process_timers;
 pub mod timers;
 
 pub use timers::{TimerHandle, TimerTarget, Timers};

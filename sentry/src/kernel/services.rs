@@ -1,0 +1,65 @@
+//! What the kernel keeps for everybody: timers, the machine's description, counters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Kernel;
+use super::system_info::SystemInfo;
+use crate::observe::SyscallCounters;
+use crate::time::Timers;
+
+/// Services without a home of their own.
+pub struct Services {
+    /// The timer service.
+    pub timers: Arc<Timers>,
+    /// The machine as guests see it.
+    pub system_info: SystemInfo,
+    /// System calls by number.
+    pub counters: SyscallCounters,
+}
+
+impl Services {
+    /// Fresh services for a machine that looks like `system_info`.
+    pub fn new(system_info: SystemInfo) -> Services {
+        Services { timers: Timers::new(), system_info, counters: SyscallCounters::default() }
+    }
+}
+
+impl Kernel {
+    /// The timer service.
+    pub fn timers(&self) -> &Arc<Timers> {
+        &self.services.timers
+    }
+
+    /// The machine as guests see it.
+    pub fn system_info(&self) -> &SystemInfo {
+        &self.services.system_info
+    }
+
+    /// System calls by number.
+    pub fn counters(&self) -> &SyscallCounters {
+        &self.services.counters
+    }
+
+    /// Bytes of guest memory in use.
+    pub fn memory_used(&self) -> u64 {
+        crate::platform::arena().map_or(0, |arena| u64::from(arena.frames_in_use()).saturating_mul(4096))
+    }
+
+    /// CPU time of every process that lives or has been waited for.
+    pub fn cpu_time(&self) -> Duration {
+        let groups = self.pid_namespace().thread_groups();
+        let nanos = groups.iter().fold(0u64, |sum, group| {
+            let (user, system) = group.cpu_nanos();
+            sum.wrapping_add(user).wrapping_add(system)
+        });
+        Duration::from_nanos(nanos)
+    }
+
+    /// Running tasks (counted as at least one), all tasks, and the last pid.
+    pub fn task_counts(&self) -> (usize, usize, i32) {
+        let namespace = self.pid_namespace();
+        let tasks = namespace.pids().iter().filter(|pid| pid.task().is_some()).count();
+        (1, tasks, namespace.last_pid())
+    }
+}

@@ -1,0 +1,131 @@
+//! Which clock a call means, and reading it.
+
+use std::time::{Duration, Instant};
+
+use linux_raw_sys::general as linux;
+use nix::time::ClockId as HostClock;
+
+use super::Timespec;
+use crate::errno::{Errno, SysResult};
+use crate::task::SyscallContext;
+
+/// A clock a guest can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Wall clock.
+    Realtime,
+    /// Wall clock, at the tick's resolution.
+    RealtimeCoarse,
+    /// Since some point in the past; not adjusted by steps.
+    Monotonic,
+    /// The same, at the tick's resolution.
+    MonotonicCoarse,
+    /// The same, without frequency adjustment.
+    MonotonicRaw,
+    /// The same, including time asleep.
+    Boottime,
+    /// International atomic time.
+    Tai,
+    /// CPU time of a process; 0 = the caller's.
+    ProcessCpu(i32),
+    /// CPU time of a thread; 0 = the caller's.
+    ThreadCpu(i32),
+}
+
+impl Clock {
+    /// From a `clockid_t`; `EINVAL` for one Linux does not have.
+    pub fn new(id: i32) -> SysResult<Clock> {
+        /// Low bits of a per-process clock: scheduler time, and whether it is a thread's.
+        const CPU_SCHED: i32 = 2;
+        const PER_THREAD: i32 = 4;
+        if id < 0 {
+            let pid = !(id >> 3);
+            return match (id & 3, id & PER_THREAD != 0) {
+                (0..=CPU_SCHED, true) => Ok(Clock::ThreadCpu(pid)),
+                (0..=CPU_SCHED, false) => Ok(Clock::ProcessCpu(pid)),
+                _ => Err(Errno::EINVAL),
+            };
+        }
+        Ok(match id.cast_unsigned() {
+            linux::CLOCK_REALTIME | linux::CLOCK_REALTIME_ALARM => Clock::Realtime,
+            linux::CLOCK_MONOTONIC => Clock::Monotonic,
+            linux::CLOCK_PROCESS_CPUTIME_ID => Clock::ProcessCpu(0),
+            linux::CLOCK_THREAD_CPUTIME_ID => Clock::ThreadCpu(0),
+            linux::CLOCK_MONOTONIC_RAW => Clock::MonotonicRaw,
+            linux::CLOCK_REALTIME_COARSE => Clock::RealtimeCoarse,
+            linux::CLOCK_MONOTONIC_COARSE => Clock::MonotonicCoarse,
+            linux::CLOCK_BOOTTIME | linux::CLOCK_BOOTTIME_ALARM => Clock::Boottime,
+            linux::CLOCK_TAI => Clock::Tai,
+            _ => return Err(Errno::EINVAL),
+        })
+    }
+
+    /// Its time now.
+    pub fn now(self, ctx: &SyscallContext<'_>) -> SysResult<Timespec> {
+        let host = match self {
+            Clock::Realtime => HostClock::CLOCK_REALTIME,
+            Clock::RealtimeCoarse => HostClock::CLOCK_REALTIME_COARSE,
+            Clock::Monotonic => HostClock::CLOCK_MONOTONIC,
+            Clock::MonotonicCoarse => HostClock::CLOCK_MONOTONIC_COARSE,
+            Clock::MonotonicRaw => HostClock::CLOCK_MONOTONIC_RAW,
+            Clock::Boottime => HostClock::CLOCK_BOOTTIME,
+            Clock::Tai => HostClock::CLOCK_TAI,
+            Clock::ProcessCpu(pid) => return process_cpu(ctx, pid),
+            Clock::ThreadCpu(tid) => return thread_cpu(ctx, tid),
+        };
+        let time = nix::time::clock_gettime(host)?;
+        Ok(Timespec { sec: time.tv_sec(), nsec: u32::try_from(time.tv_nsec()).unwrap_or(0) })
+    }
+
+    /// Its resolution in nanoseconds.
+    pub fn resolution(self) -> u32 {
+        match self {
+            Clock::RealtimeCoarse | Clock::MonotonicCoarse => 4_000_000,
+            _ => 1,
+        }
+    }
+
+    /// The host instant at which this clock will show `at`. `EINVAL` for clocks that timers cannot use.
+    pub fn instant_of(self, ctx: &SyscallContext<'_>, at: Timespec) -> SysResult<Instant> {
+        if matches!(self, Clock::MonotonicRaw | Clock::RealtimeCoarse | Clock::MonotonicCoarse) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let ahead = at.to_nanos().saturating_sub(self.now(ctx)?.to_nanos());
+        Ok(after(Duration::from_nanos(u64::try_from(ahead).unwrap_or(0))))
+    }
+}
+
+/// The instant `delay` from now, or one that will not be lived to see.
+pub fn after(delay: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86400);
+    let now = Instant::now();
+    now.checked_add(delay.min(CENTURY)).unwrap_or(now)
+}
+
+fn from_nanos(nanos: u64) -> Timespec {
+    Timespec::from_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+fn process_cpu(ctx: &SyscallContext<'_>, pid: i32) -> SysResult<Timespec> {
+    let (user, system) = if pid == 0 {
+        ctx.task.thread_group().cpu_nanos()
+    } else {
+        let namespace = ctx.task.pid_namespace().ok_or(Errno::EINVAL)?;
+        namespace.thread_group(pid).ok_or(Errno::EINVAL)?.cpu_nanos()
+    };
+    Ok(from_nanos(user.wrapping_add(system)))
+}
+
+fn thread_cpu(ctx: &SyscallContext<'_>, tid: i32) -> SysResult<Timespec> {
+    let (user, system) = if tid == 0 {
+        ctx.task.cpu_nanos()
+    } else {
+        let namespace = ctx.task.pid_namespace().ok_or(Errno::EINVAL)?;
+        let task = namespace.task(tid).ok_or(Errno::EINVAL)?;
+        if !std::sync::Arc::ptr_eq(task.thread_group(), ctx.task.thread_group()) {
+            return Err(Errno::EINVAL);
+        }
+        task.cpu_nanos()
+    };
+    Ok(from_nanos(user.wrapping_add(system)))
+}

@@ -1,0 +1,324 @@
+//! Interval timers (`setitimer`) and POSIX timers (`timer_create`) of a process.
+//!
+//! A [`ProcessTimer`] knows when it fires next, on a clock of its own: host time, or the process's CPU time. Host-time timers
+//! sit in the [`Timers`] service. A CPU-time timer waits there for the shortest real time in which the process could use up
+//! what is left, and looks again.
+//!
+//! Locks: a process's timer table, then a timer's state; signals are sent with neither held.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use linux_raw_sys::general as linux;
+use parking_lot::Mutex;
+
+use super::clock_id::{Clock, after};
+use super::{TimerHandle, TimerTarget, Timers, Timespec};
+use crate::errno::{Errno, SysResult};
+use crate::task::signal::SigFields;
+use crate::task::{SigInfo, Signal, SyscallContext, Task, ThreadGroup};
+
+/// Most POSIX timers of a process.
+const MAX_TIMERS: usize = 1024;
+/// CPU-time timers are looked at no more often than this.
+const CPU_GRAIN: Duration = Duration::from_millis(1);
+
+/// What a timer measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Real time.
+    Host,
+    /// User time of the process.
+    User,
+    /// User and system time of the process.
+    Cpu,
+}
+
+/// What an expiry does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notify {
+    /// Nothing (`SIGEV_NONE`).
+    Nothing,
+    /// An interval timer's signal.
+    Interval(Signal),
+    /// A POSIX timer's signal to the process.
+    Process(Signal, u64),
+    /// A POSIX timer's signal to one thread, by thread id in the process's namespace.
+    Thread(Signal, u64, i32),
+}
+
+/// A timer's setting: time left until the next expiry (`None` = disarmed) and the interval after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// Time left.
+    pub value: Option<Duration>,
+    /// Interval; zero for a single shot.
+    pub interval: Duration,
+}
+
+/// One timer of a process.
+pub struct ProcessTimer {
+    id: i32,
+    clock: Clock,
+    measure: Measure,
+    notify: Notify,
+    group: Weak<ThreadGroup>,
+    state: Mutex<State>,
+    this: Weak<ProcessTimer>,
+}
+
+#[derive(Default)]
+struct State {
+    /// When it fires next.
+    next: Option<Moment>,
+    interval: Duration,
+    handle: Option<TimerHandle>,
+    /// Expiries beyond the one that was signalled.
+    overrun: u64,
+}
+
+/// A point on the timer's own clock.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    Host(Instant),
+    /// Nanoseconds of CPU time.
+    Cpu(u64),
+}
+
+impl ProcessTimer {
+    fn new(
+        id: i32,
+        clock: Clock,
+        notify: Notify,
+        group: &Arc<ThreadGroup>,
+        measure: Measure,
+    ) -> Arc<ProcessTimer> {
+        let group = Arc::downgrade(group);
+        Arc::new_cyclic(|this| ProcessTimer {
+            id,
+            clock,
+            measure,
+            notify,
+            group,
+            state: Mutex::default(),
+            this: this.clone(),
+        })
+    }
+
+    /// Its clock's time, for absolute settings.
+    pub fn clock_now(&self, ctx: &SyscallContext<'_>) -> SysResult<Timespec> {
+        self.clock.now(ctx)
+    }
+
+    fn cpu_nanos(&self) -> u64 {
+        let (user, system) = self.group.upgrade().map_or((0, 0), |group| group.cpu_nanos());
+        if self.measure == Measure::User { user } else { user.wrapping_add(system) }
+    }
+
+    /// Its present setting.
+    pub fn get(&self) -> Setting {
+        let state = self.state.lock();
+        let value = state.next.map(|next| match next {
+            Moment::Host(at) => at.saturating_duration_since(Instant::now()),
+            Moment::Cpu(at) => Duration::from_nanos(at.saturating_sub(self.cpu_nanos())),
+        });
+        // An armed timer never shows zero, which would mean disarmed.
+        Setting { value: value.map(|left| left.max(Duration::from_nanos(1))), interval: state.interval }
+    }
+
+    /// Changes the setting, returning the former. A value of zero fires at once.
+    pub fn set(&self, timers: &Arc<Timers>, new: Setting) -> Setting {
+        let old = self.get();
+        let mut state = self.state.lock();
+        let dropped = state.handle.take();
+        state.interval = new.interval;
+        state.overrun = 0;
+        state.next = new.value.map(|value| match self.measure {
+            Measure::Host => Moment::Host(after(value)),
+            _ => Moment::Cpu(
+                self.cpu_nanos().saturating_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX)),
+            ),
+        });
+        self.arm(timers, &mut state);
+        drop(state);
+        drop(dropped);
+        old
+    }
+
+    /// Expiries that were not signalled since the last signal.
+    pub fn overrun(&self) -> i32 {
+        i32::try_from(self.state.lock().overrun).unwrap_or(i32::MAX)
+    }
+
+    fn arm(&self, timers: &Arc<Timers>, state: &mut State) {
+        let (Some(next), Some(this)) = (state.next, self.this.upgrade()) else { return };
+        let at = match next {
+            Moment::Host(at) => at,
+            Moment::Cpu(at) => after(self.shortest_wait(at)),
+        };
+        state.handle = Some(timers.schedule(at, this));
+    }
+
+    /// How soon the process could have used its CPU time up to `at`, all its threads running.
+    fn shortest_wait(&self, at: u64) -> Duration {
+        let threads = self.group.upgrade().map_or(1, |group| group.thread_count().max(1));
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let parallel = u64::try_from(threads.min(cpus)).unwrap_or(1);
+        let left = at.saturating_sub(self.cpu_nanos());
+        Duration::from_nanos(left.checked_div(parallel).unwrap_or(left)).max(CPU_GRAIN)
+    }
+
+    /// Steps past the present, counting expiries; `None` if the time has not come yet.
+    fn expire(&self, state: &mut State) -> Option<u64> {
+        let late = match state.next? {
+            Moment::Host(at) => Instant::now().checked_duration_since(at)?,
+            Moment::Cpu(at) => Duration::from_nanos(self.cpu_nanos().checked_sub(at)?),
+        };
+        let interval = state.interval.as_nanos();
+        if interval == 0 {
+            state.next = None;
+            return Some(1);
+        }
+        let more = u64::try_from(late.as_nanos().checked_div(interval).unwrap_or(0)).unwrap_or(u64::MAX);
+        let steps = more.saturating_add(1);
+        let ahead = u64::try_from(interval).unwrap_or(u64::MAX).saturating_mul(steps);
+        state.next = state.next.map(|next| match next {
+            Moment::Host(at) => Moment::Host(at.checked_add(Duration::from_nanos(ahead)).unwrap_or(at)),
+            Moment::Cpu(at) => Moment::Cpu(at.saturating_add(ahead)),
+        });
+        Some(steps)
+    }
+
+    fn signal(&self, group: &Arc<ThreadGroup>, overrun: u64) {
+        let posix = |signal, value| SigInfo {
+            signal,
+            errno: 0,
+            code: linux::SI_TIMER,
+            fields: SigFields::Timer {
+                id: self.id,
+                overrun: i32::try_from(overrun).unwrap_or(i32::MAX),
+                value,
+            },
+        };
+        match self.notify {
+            Notify::Nothing => {}
+            Notify::Interval(signal) => group.send_signal(SigInfo::kernel(signal)),
+            Notify::Process(signal, value) => group.send_signal(posix(signal, value)),
+            Notify::Thread(signal, value, tid) => {
+                if let Some(task) = group.members().iter().find(|task: &&Arc<Task>| task.tid() == tid) {
+                    task.send_signal(posix(signal, value));
+                }
+            }
+        }
+    }
+}
+
+impl TimerTarget for ProcessTimer {
+    fn expired(&self) {
+        let Some(group) = self.group.upgrade().filter(|group| !group.has_exited()) else { return };
+        if self.measure != Measure::Host {
+            // Time spent in the guest is booked when a thread leaves it.
+            for task in group.members() {
+                task.book_cpu_time();
+            }
+        }
+        let mut state = self.state.lock();
+        let expired = self.expire(&mut state);
+        if let Some(count) = expired {
+            state.overrun = count.saturating_sub(1);
+        }
+        let old = state.handle.take();
+        self.arm(group.kernel().timers(), &mut state);
+        let overrun = state.overrun;
+        drop(state);
+        drop(old);
+        if expired.is_some() {
+            self.signal(&group, overrun);
+        }
+    }
+}
+
+/// The timers of a process.
+#[derive(Default)]
+pub struct ProcessTimers {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    intervals: [Option<Arc<ProcessTimer>>; 3],
+    posix: BTreeMap<i32, Arc<ProcessTimer>>,
+    next_id: i32,
+}
+
+impl ProcessTimers {
+    /// The interval timer `ITIMER_*`; `EINVAL` for another number.
+    pub fn interval(&self, which: u32, group: &Arc<ThreadGroup>) -> SysResult<Arc<ProcessTimer>> {
+        let (measure, signal) = match which {
+            linux::ITIMER_REAL => (Measure::Host, Signal::ALRM),
+            linux::ITIMER_VIRTUAL => (Measure::User, Signal::VTALRM),
+            linux::ITIMER_PROF => (Measure::Cpu, Signal::PROF),
+            _ => return Err(Errno::EINVAL),
+        };
+        let mut table = self.table.lock();
+        let slot = table.intervals.get_mut(which as usize).ok_or(Errno::EINVAL)?;
+        let timer = slot.get_or_insert_with(|| {
+            ProcessTimer::new(0, Clock::Monotonic, Notify::Interval(signal), group, measure)
+        });
+        Ok(timer.clone())
+    }
+
+    /// Creates a POSIX timer; `notify` gets its number. `EAGAIN` when there are too many, `EINVAL` for a clock without timers.
+    pub fn create(
+        &self,
+        group: &Arc<ThreadGroup>,
+        clock: Clock,
+        notify: impl FnOnce(i32) -> Notify,
+    ) -> SysResult<i32> {
+        let measure = match clock {
+            Clock::Realtime | Clock::Monotonic | Clock::Boottime | Clock::Tai => Measure::Host,
+            Clock::ProcessCpu(0) | Clock::ThreadCpu(0) => Measure::Cpu,
+            _ => return Err(Errno::EINVAL),
+        };
+        let mut table = self.table.lock();
+        if table.posix.len() >= MAX_TIMERS {
+            return Err(Errno::EAGAIN);
+        }
+        let mut id = table.next_id;
+        while table.posix.contains_key(&id) {
+            id = id.checked_add(1).unwrap_or(0);
+        }
+        table.next_id = id.checked_add(1).unwrap_or(0);
+        table.posix.insert(id, ProcessTimer::new(id, clock, notify(id), group, measure));
+        Ok(id)
+    }
+
+    /// A POSIX timer by its number; `EINVAL` if there is none.
+    pub fn get(&self, id: i32) -> SysResult<Arc<ProcessTimer>> {
+        self.table.lock().posix.get(&id).cloned().ok_or(Errno::EINVAL)
+    }
+
+    /// Deletes a POSIX timer.
+    pub fn delete(&self, timers: &Arc<Timers>, id: i32) -> SysResult {
+        let timer = self.table.lock().posix.remove(&id).ok_or(Errno::EINVAL)?;
+        timer.set(timers, Setting::default());
+        Ok(())
+    }
+
+    /// What `execve` does: POSIX timers go, interval timers stay.
+    pub fn on_exec(&self, timers: &Arc<Timers>) {
+        let posix = std::mem::take(&mut self.table.lock().posix);
+        for timer in posix.values() {
+            timer.set(timers, Setting::default());
+        }
+    }
+
+    /// What the end of the process does.
+    pub fn on_exit(&self, timers: &Arc<Timers>) {
+        let table = std::mem::take(&mut *self.table.lock());
+        for timer in table.posix.values().chain(table.intervals.iter().flatten()) {
+            timer.set(timers, Setting::default());
+        }
+    }
+}
