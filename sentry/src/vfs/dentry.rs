@@ -331,6 +331,11 @@ impl Place {
 
 impl Drop for Dentry {
     fn drop(&mut self) {
+        if let Some(inode) = &self.inode
+            && *self.unlinked.get_mut()
+        {
+            super::notify::name_released(inode);
+        }
         let mut place = std::mem::replace(self.place.get_mut(), Place::nowhere());
         // A chain of parents that only this dentry kept is taken apart in a loop: a guest chooses its length.
         loop {

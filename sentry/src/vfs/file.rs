@@ -14,6 +14,7 @@ use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 use parking_lot::Mutex;
 
+use super::attachments::WriteAccess;
 use super::inode::Inode;
 use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
@@ -84,7 +85,8 @@ impl OpenFlags {
 
     /// Whether writes are allowed.
     pub fn writable(self) -> bool {
-        self.intersects(OpenFlags::ACCESS_MODE) && !self.contains(OpenFlags::PATH)
+        let mode = self & OpenFlags::ACCESS_MODE;
+        (mode == OpenFlags::WRONLY || mode == OpenFlags::RDWR) && !self.contains(OpenFlags::PATH)
     }
 }
 
@@ -231,6 +233,7 @@ pub struct File {
     position: Mutex<u64>,
     /// Owner and signal for `F_SETOWN`/`F_SETSIG`, and the like.
     pub(crate) owner: Mutex<super::attachments::FileOwner>,
+    write_access: Option<WriteAccess>,
 }
 
 impl File {
@@ -240,6 +243,16 @@ impl File {
         inode: Arc<dyn Inode>,
         path: Option<VfsPath>,
         flags: OpenFlags,
+    ) -> Arc<File> {
+        File::with_write_access(ops, inode, path, flags, None)
+    }
+
+    pub(super) fn with_write_access(
+        ops: Arc<dyn FileOps>,
+        inode: Arc<dyn Inode>,
+        path: Option<VfsPath>,
+        flags: OpenFlags,
+        write_access: Option<WriteAccess>,
     ) -> Arc<File> {
         let kept = flags
             - (OpenFlags::CREAT
@@ -254,6 +267,7 @@ impl File {
             flags: AtomicU32::new(kept.bits()),
             position: Mutex::new(0),
             owner: Mutex::default(),
+            write_access,
         })
     }
 
@@ -340,6 +354,11 @@ impl File {
         self.ops.write(self, src, &mut offset)
     }
 
+    /// Whether it holds the file's write access (`ETXTBSY` for those who want to execute it).
+    pub fn holds_write_access(&self) -> bool {
+        self.write_access.is_some()
+    }
+
     /// Current readiness.
     pub fn poll(&self) -> PollEvents {
         self.ops.poll(self)
@@ -348,6 +367,13 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        super::locks::release_description(self);
         self.ops.release(self);
+        if let Some(path) = &self.path
+            && !self.flags().contains(OpenFlags::PATH)
+        {
+            let mask = if self.flags().writable() { linux::IN_CLOSE_WRITE } else { linux::IN_CLOSE_NOWRITE };
+            super::notify::accessed_by_name(path.dentry(), mask);
+        }
     }
 }
