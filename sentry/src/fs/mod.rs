@@ -10,4 +10,5 @@ pub mod eventfd;
 pub mod pipe;
 pub mod pseudo;
 pub mod random;
+pub mod signalfd;
 pub mod timerfd;

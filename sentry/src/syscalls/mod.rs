@@ -6,8 +6,11 @@
 //!
 //! Calls that can block use [`crate::task::block`]: try, wait, try again. They have no side effect before they succeed.
 
+pub mod events;
 pub mod identity;
 pub mod numbers;
+pub mod pipes;
+pub mod poll;
 pub mod prctl;
 pub mod system;
 pub mod table;
