@@ -16,4 +16,6 @@
 //!
 //! Unsafe code is confined to [`launch`]'s `spawn` and `child` modules, which clone a process into new namespaces.
 
+pub mod cgroup;
 pub mod launch;
+pub mod spec;
