@@ -7,6 +7,7 @@ use super::Kernel;
 use super::system_info::SystemInfo;
 use crate::observe::SyscallCounters;
 use crate::time::Timers;
+use crate::vfs::registries::Registries;
 
 /// Services without a home of their own.
 pub struct Services {
@@ -16,12 +17,19 @@ pub struct Services {
     pub system_info: SystemInfo,
     /// System calls by number.
     pub counters: SyscallCounters,
+    /// Drivers and file system types.
+    pub vfs: Registries,
 }
 
 impl Services {
     /// Fresh services for a machine that looks like `system_info`.
     pub fn new(system_info: SystemInfo) -> Services {
-        Services { timers: Timers::new(), system_info, counters: SyscallCounters::default() }
+        Services {
+            timers: Timers::new(),
+            system_info,
+            counters: SyscallCounters::default(),
+            vfs: Registries::default(),
+        }
     }
 }
 
@@ -39,6 +47,11 @@ impl Kernel {
     /// System calls by number.
     pub fn counters(&self) -> &SyscallCounters {
         &self.services.counters
+    }
+
+    /// Drivers of devices and types of file systems.
+    pub fn vfs(&self) -> &Registries {
+        &self.services.vfs
     }
 
     /// Bytes of guest memory in use.

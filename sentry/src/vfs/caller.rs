@@ -103,6 +103,11 @@ impl<'a> Caller<'a> {
         Caller { credentials, places: fs.places(), umask: fs.umask(), task }
     }
 
+    /// The task itself, as it is now.
+    pub fn of(task: &'a Arc<Task>) -> Caller<'a> {
+        Caller::new(task.credentials(), &task.fs(), Some(task))
+    }
+
     /// Its root directory.
     pub fn root(&self) -> &VfsPath {
         &self.places.root

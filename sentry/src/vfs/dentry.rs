@@ -18,6 +18,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::inode::{DentryCache, FileType, Inode};
+use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
 
 /// Longest name in bytes.
@@ -82,6 +83,13 @@ impl Dentry {
     /// A name outside any directory (`O_TMPFILE`, memfd), shown as `name`, deleted from the start.
     pub fn disconnected(name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
         let dentry = Dentry::make(None, Arc::from(name), Some(inode));
+        dentry.unlinked.store(true, Ordering::Release);
+        dentry
+    }
+
+    /// A file without a name made in the directory at `dir` (`O_TMPFILE`): shown there, but not found there.
+    pub(super) fn unnamed(dir: &VfsPath, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
+        let dentry = Dentry::make(Some(dir.dentry().clone()), Arc::from(name), Some(inode));
         dentry.unlinked.store(true, Ordering::Release);
         dentry
     }

@@ -8,7 +8,9 @@
 
 mod absent;
 pub mod attachments;
+pub mod attributes;
 pub mod caller;
+mod create;
 pub mod dentry;
 pub mod fd_table;
 pub mod file;
@@ -18,8 +20,12 @@ pub mod internal;
 pub mod locks;
 pub mod mount;
 pub mod notify;
+pub mod open;
 pub mod path;
 pub mod permission;
+pub mod registries;
+mod remove;
+mod rename;
 pub mod special;
 pub mod times;
 pub mod walk;
@@ -33,6 +39,7 @@ pub use inode::{
     RenameFlags, SetAttr, SetTime,
 };
 pub use mount::{Mount, MountFlags, MountNamespace, Superblock};
+pub use open::OpenHow;
 pub use path::{PathText, VfsPath};
 pub use special::SpecialFiles;
 pub use walk::{Last, Parent, WalkFlags};

@@ -3,7 +3,7 @@
 use linux_raw_sys::general as linux;
 
 use super::caller::Caller;
-use super::inode::{Access, Attr, FileType};
+use super::inode::{Access, Attr, FileType, Inode};
 use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
 use crate::task::{Capability, Credentials};
@@ -43,4 +43,32 @@ pub(super) fn may_follow(caller: &Caller<'_>, dir: &VfsPath, link: &VfsPath) -> 
     }
     let owner = link.inode().attr()?.uid;
     if owner == caller.credentials.fsuid || owner == parent.uid { Ok(()) } else { Err(Errno::EACCES) }
+}
+
+/// Whether `who` may remove or rename `child` in a directory with these attributes: in a sticky one only its owner, the
+/// directory's, or a holder of `CAP_FOWNER`.
+pub(super) fn sticky(who: &Credentials, dir: &Attr, child: &dyn Inode) -> SysResult {
+    if dir.mode & linux::S_ISVTX == 0 || dir.uid == who.fsuid || who.has(Capability::FOWNER) {
+        return Ok(());
+    }
+    if child.attr()?.uid == who.fsuid { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// Whether `old` may get another name (`fs.protected_hardlinks`): its owner may, and others only for an ordinary regular
+/// file that they may read and write.
+pub(super) fn may_hard_link(caller: &Caller<'_>, old: &VfsPath) -> SysResult {
+    let inode = old.inode();
+    let attr = inode.attr()?;
+    let who = &caller.credentials;
+    if attr.uid == who.fsuid || who.has(Capability::FOWNER) {
+        return Ok(());
+    }
+    let group_privileged = linux::S_ISGID | linux::S_IXGRP;
+    let ordinary = attr.file_type == FileType::Regular
+        && attr.mode & linux::S_ISUID == 0
+        && attr.mode & group_privileged != group_privileged;
+    if ordinary && inode.permission(who, Access::READ | Access::WRITE).is_ok() {
+        return Ok(());
+    }
+    Err(Errno::EPERM)
 }
