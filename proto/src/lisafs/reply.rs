@@ -304,6 +304,11 @@ impl<'a> Entries<'a> {
     pub const fn new(payload: &'a [u8]) -> Self {
         Self(payload)
     }
+
+    /// Bytes of the entries that have not been given out.
+    pub const fn remaining(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl<'a> Iterator for Entries<'a> {

@@ -7,6 +7,7 @@ pub mod anonymous;
 pub mod byte_ring;
 pub mod epoll;
 pub mod eventfd;
+pub mod gofer;
 pub mod pipe;
 pub mod pseudo;
 pub mod random;

@@ -1,0 +1,146 @@
+//! Open directories.
+//!
+//! Positions: 0 is `.`, 1 is `..`, 2 is the gofer's start, and everything else is what the host's file system calls the place
+//! behind an entry, so that `seekdir` works as on the host. No host file system calls the place behind a real entry 0, 1 or 2, since the
+//! first two entries are `.` and `..` there as well.
+
+use std::sync::Arc;
+
+use caisson_proto::lisafs::reply::{Entries, Entry};
+use caisson_proto::lisafs::{FdId, FileKind, MAX_DATA};
+use parking_lot::Mutex;
+
+use super::GoferFs;
+use super::inode::GoferInode;
+use crate::errno::{Errno, SysResult};
+use crate::vfs::{DirEntry, DirSink, File, FileOps, FileType, Inode, Whence};
+
+const DOT: u64 = 0;
+const DOT_DOT: u64 = 1;
+const FIRST: u64 = 2;
+
+/// A directory that is being read.
+pub(super) struct OpenDirectory {
+    inode: Arc<GoferInode>,
+    fs: Arc<GoferFs>,
+    reading: Mutex<Reading>,
+}
+
+/// Entries that the gofer has sent and nobody has taken yet.
+#[derive(Default)]
+struct Reading {
+    open: Option<FdId>,
+    /// The position of the first of them.
+    at: u64,
+    /// Empty when there are none.
+    entries: Vec<u8>,
+    taken: usize,
+}
+
+impl OpenDirectory {
+    pub(super) fn new(inode: Arc<GoferInode>, fs: Arc<GoferFs>) -> OpenDirectory {
+        OpenDirectory { inode, fs, reading: Mutex::default() }
+    }
+
+    /// `..` as this directory can tell: its own number at the root, which is where the VFS leaves this file system.
+    fn dots(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult<bool> {
+        let ino = self.inode.attr()?.ino;
+        let parent = file.path().and_then(|path| path.dentry().parent());
+        let parent = parent.and_then(|dir| dir.inode()?.attr().ok()).map_or(ino, |attr| attr.ino);
+        let file_type = FileType::Directory.dirent_type();
+        for (position, name, ino) in [(DOT, &b"."[..], ino), (DOT_DOT, b"..", parent)] {
+            if *offset == position {
+                if !sink.emit(DirEntry { ino, next: position + 1, file_type, name }) {
+                    return Ok(false);
+                }
+                *offset = position + 1;
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Reading {
+    /// Makes the entries from `offset` on be there; none mean the end.
+    fn fill(&mut self, inode: &GoferInode, fs: &GoferFs, offset: u64) -> SysResult {
+        if self.at == offset && self.taken < self.entries.len() {
+            return Ok(());
+        }
+        let open = match self.open {
+            Some(open) => open,
+            None => *self.open.insert(fs.client().open_dir(inode.fd())?),
+        };
+        let position = if offset == FIRST { 0 } else { offset };
+        let max = u32::try_from(MAX_DATA).map_err(|_| Errno::EINVAL)?;
+        self.entries = fs.client().read_dir(open, position, max)?;
+        (self.at, self.taken) = (offset, 0);
+        Ok(())
+    }
+
+    /// Gives entries to the sink until it is full; false then.
+    fn drain(&mut self, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult<bool> {
+        let mut rest = Entries::new(self.entries.get(self.taken..).unwrap_or_default());
+        while let Some(entry) = rest.next() {
+            let entry: Entry<'_> = entry.map_err(|_| Errno::EIO)?;
+            let file_type = entry.kind.map_or(0, FileKind::dirent_type);
+            let name = entry.name.as_bytes();
+            if !sink.emit(DirEntry { ino: entry.ino, next: entry.next, file_type, name }) {
+                return Ok(false);
+            }
+            self.taken = self.entries.len().saturating_sub(rest.remaining());
+            self.at = entry.next;
+            *offset = entry.next;
+        }
+        Ok(true)
+    }
+}
+
+impl FileOps for OpenDirectory {
+    fn iterate(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult {
+        if *offset < FIRST && !self.dots(file, offset, sink)? {
+            return Ok(());
+        }
+        let mut reading = self.reading.lock();
+        loop {
+            reading.fill(&self.inode, &self.fs, *offset)?;
+            if reading.entries.is_empty() || !reading.drain(offset, sink)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn seek(&self, _file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
+        let base = match whence {
+            Whence::Start => 0,
+            Whence::Current => current,
+            _ => return Err(Errno::EINVAL),
+        };
+        let position = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        // Going back to the start reads the directory anew.
+        if position == DOT {
+            let mut reading = self.reading.lock();
+            (reading.at, reading.taken, reading.entries) = (FIRST, 0, Vec::new());
+        }
+        Ok(position)
+    }
+
+    fn read(&self, _file: &File, _dst: &mut dyn crate::io::IoDst, _offset: &mut u64) -> SysResult<usize> {
+        Err(Errno::EISDIR)
+    }
+
+    fn fsync(&self, _file: &File, _data_only: bool) -> SysResult {
+        self.fs.client().fsync(self.inode.fd())
+    }
+}
+
+impl Drop for OpenDirectory {
+    fn drop(&mut self) {
+        if let Some(open) = self.reading.get_mut().open {
+            self.fs.close_later(open);
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Inodes that a gofer serves.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock, Weak};
+
+use caisson_proto::lisafs::request::{
+    NewFile, RenameFlags as WireRename, SocketKind, UnlinkKind, XattrFlags,
+};
+use caisson_proto::lisafs::{self as wire, FdId, FileKind, Owner};
+use linux_raw_sys::general as linux;
+use parking_lot::Mutex;
+
+use super::attributes::{self, Cached};
+use super::client::{self, Found};
+use super::directory::OpenDirectory;
+use super::file::OpenFile;
+use super::handle::{self, Handle, Handles, Want};
+use super::mapping::FileMapping;
+use super::{GoferFs, HostId, Sharing};
+use crate::errno::{Errno, SysResult};
+use crate::task::Credentials;
+use crate::vfs::attachments::Attachments;
+use crate::vfs::times::AtimePolicy;
+use crate::vfs::{
+    Access, Attr, Caller, DentryCache, FileOps, FileSystem, FileType, Inode, NewInode, NodeKind, OpenFlags,
+    RenameFlags, SetAttr, VfsPath, permission,
+};
+
+/// A file of the host, known to the gofer by an id.
+pub struct GoferInode {
+    fs: Weak<GoferFs>,
+    itself: Weak<GoferInode>,
+    fd: FdId,
+    id: HostId,
+    kind: FileKind,
+    attr: Mutex<Cached>,
+    handles: Mutex<Handles>,
+    /// Held by appending writes from finding the end to writing there.
+    append: Mutex<()>,
+    target: OnceLock<Vec<u8>>,
+    mapping: Mutex<Option<Arc<FileMapping>>>,
+    attachments: Attachments,
+}
+
+impl GoferInode {
+    pub(super) fn new(
+        itself: Weak<GoferInode>,
+        fs: Weak<GoferFs>,
+        fd: FdId,
+        attr: &wire::Attr,
+        target: Option<Vec<u8>>,
+    ) -> Self {
+        let known = OnceLock::new();
+        if let Some(target) = target {
+            let _ = known.set(target);
+        }
+        GoferInode {
+            fs,
+            itself,
+            fd,
+            id: HostId::of(attr),
+            kind: attr.kind,
+            attr: Mutex::new(Cached::new(*attr)),
+            handles: Mutex::default(),
+            append: Mutex::new(()),
+            target: known,
+            mapping: Mutex::new(None),
+            attachments: Attachments::default(),
+        }
+    }
+
+    pub(super) fn fd(&self) -> FdId {
+        self.fd
+    }
+
+    pub(super) fn fs(&self) -> SysResult<Arc<GoferFs>> {
+        self.fs.upgrade().ok_or(Errno::EIO)
+    }
+
+    /// The gofer has just told these attributes.
+    pub(super) fn learn(&self, attr: &wire::Attr) {
+        self.attr.lock().learn(*attr);
+    }
+
+    /// Something has changed the file on the host: the cached attributes are old.
+    pub(super) fn spoil(&self) {
+        self.attr.lock().spoil();
+    }
+
+    /// The attributes, from where they are had most cheaply.
+    pub(super) fn current(&self) -> SysResult<wire::Attr> {
+        let fs = self.fs()?;
+        let writable_mapping = self.mapping.lock().as_ref().is_some_and(|mapping| mapping.is_written());
+        {
+            let cached = self.attr.lock();
+            if cached.usable(&fs) && !writable_mapping {
+                return Ok(cached.attr);
+            }
+        }
+        let handle = self.handles.lock().get(Want::Read);
+        if let Some(handle) = handle {
+            let mut cached = self.attr.lock();
+            cached.read(handle.fd())?;
+            return Ok(cached.attr);
+        }
+        let attr = fs.client().stat(self.fd)?;
+        self.learn(&attr);
+        Ok(attr)
+    }
+
+    /// The size in bytes, as the host has it now.
+    pub(super) fn size_now(&self, handle: &Handle) -> SysResult<u64> {
+        let mut cached = self.attr.lock();
+        cached.read(handle.fd())?;
+        Ok(cached.attr.size)
+    }
+
+    /// A descriptor for reading or writing.
+    pub(super) fn handle(&self, want: Want) -> SysResult<Handle> {
+        if let Some(handle) = self.handles.lock().get(want) {
+            return Ok(handle);
+        }
+        let fs = self.fs()?;
+        let opened = handle::open(fs.client(), self.fd, want)?;
+        Ok(self.keep(&fs, opened))
+    }
+
+    fn keep(&self, fs: &GoferFs, handle: Handle) -> Handle {
+        let kept = self.handles.lock().keep(handle);
+        if let Some(itself) = self.itself.upgrade() {
+            fs.keeps_handle(&itself);
+        }
+        kept
+    }
+
+    /// Closes what only later opens would use.
+    pub(super) fn give_up_handles(&self) {
+        let handles = std::mem::take(&mut *self.handles.lock());
+        let mapping = self.mapping.lock().take_if(|mapping| Arc::strong_count(mapping) == 1);
+        drop((handles, mapping));
+    }
+
+    pub(super) fn append_lock(&self) -> &Mutex<()> {
+        &self.append
+    }
+
+    /// What maps the file's pages.
+    pub(super) fn mapping(&self) -> SysResult<Arc<FileMapping>> {
+        let itself = self.itself.upgrade().ok_or(Errno::EIO)?;
+        let mut mapping = self.mapping.lock();
+        Ok(mapping.get_or_insert_with(|| Arc::new(FileMapping::new(&itself))).clone())
+    }
+
+    /// Connects to the host socket that this node stands for.
+    ///
+    /// # Errors
+    /// `ECONNREFUSED` where the mount does not allow it or nobody listens, and what `connect(2)` says.
+    pub fn connect(&self, kind: SocketKind) -> SysResult<OwnedFd> {
+        self.fs()?.client().connect(self.fd, kind)
+    }
+
+    fn adopt(&self, fs: &GoferFs, found: Found) -> Arc<dyn Inode> {
+        self.spoil();
+        fs.inode(found.fd, &found.attr, found.target)
+    }
+
+    fn same_fs(&self, other: &Arc<dyn Inode>) -> SysResult<Arc<GoferInode>> {
+        let other = other.downcast::<GoferInode>().ok_or(Errno::EXDEV)?;
+        if !Weak::ptr_eq(&self.fs, &other.fs) {
+            return Err(Errno::EXDEV);
+        }
+        other.itself.upgrade().ok_or(Errno::EIO)
+    }
+
+    fn truncate(&self, size: u64) -> SysResult {
+        let mapping = self.mapping.lock().clone();
+        if let Some(mapping) = mapping {
+            mapping.cut(size);
+        }
+        let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+        let handle = self.handle(Want::Write)?;
+        self.spoil();
+        Ok(nix::unistd::ftruncate(handle.fd(), length)?)
+    }
+}
+
+fn new_file(new: NewInode) -> SysResult<NewFile> {
+    let owner = Owner::new(new.uid, new.gid).map_err(|_| Errno::EINVAL)?;
+    Ok(NewFile { owner, permissions: new.mode & wire::attr::PERMISSIONS })
+}
+
+impl Inode for GoferInode {
+    fn attr(&self) -> SysResult<Attr> {
+        Ok(attributes::to_vfs(&*self.fs()?, &self.current()?))
+    }
+
+    fn file_type(&self) -> FileType {
+        attributes::file_type(self.kind)
+    }
+
+    fn set_attr(&self, change: &SetAttr) -> SysResult {
+        let fs = self.fs()?;
+        let mut set = attributes::to_wire(change);
+        if self.kind == FileKind::Regular
+            && let Some(size) = set.size.take()
+        {
+            self.truncate(size)?;
+        }
+        if set == wire::SetAttr::default() {
+            return Ok(());
+        }
+        let attr = fs.client().set_attr(self.fd, set)?;
+        self.learn(&attr);
+        Ok(())
+    }
+
+    /// With the attributes that the walk has brought: a message per component would double a walk's cost.
+    fn permission(&self, who: &Credentials, access: Access) -> SysResult {
+        let attr = attributes::to_vfs(&*self.fs()?, &self.attr.lock().attr);
+        permission::generic(&attr, who, access)
+    }
+
+    fn file_system(&self) -> SysResult<Arc<dyn FileSystem>> {
+        Ok(self.fs()?)
+    }
+
+    /// The host records accesses itself, when data is read through its descriptors.
+    fn accessed(&self, _policy: AtimePolicy) {
+        let mut cached = self.attr.lock();
+        let attr = &cached.attr;
+        if attr.atime <= attr.mtime || attr.atime <= attr.ctime {
+            cached.spoil();
+        }
+    }
+
+    fn has_set_id(&self) -> bool {
+        self.attr.lock().attr.permissions & (linux::S_ISUID | linux::S_ISGID) != 0
+    }
+
+    fn dentry_cache(&self) -> DentryCache {
+        match self.fs.upgrade().map(|fs| fs.sharing()) {
+            Some(Sharing::Exclusive) => DentryCache::Exclusive,
+            _ => DentryCache::Revalidate,
+        }
+    }
+
+    fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {
+        let (Ok(fs), Ok(name), Some(child)) = (self.fs(), client::name(name), child.downcast::<GoferInode>())
+        else {
+            return false;
+        };
+        match fs.client().look(self.fd, name) {
+            Ok(attr) if HostId::of(&attr) == child.id => {
+                child.learn(&attr);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let found = fs.client().lookup(self.fd, client::name(name)?)?;
+        Ok(fs.inode(found.fd, &found.attr, found.target))
+    }
+
+    fn create(&self, name: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let (found, fd) = fs.client().create(self.fd, client::name(name)?, new_file(new)?)?;
+        self.spoil();
+        let inode = fs.inode(found.fd, &found.attr, None);
+        inode.keep(&fs, Handle::new(fd, true));
+        Ok(inode)
+    }
+
+    fn mkdir(&self, name: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let found = fs.client().mkdir(self.fd, client::name(name)?, new_file(new)?)?;
+        Ok(self.adopt(&fs, found))
+    }
+
+    fn mknod(&self, name: &[u8], new: NewInode, kind: NodeKind) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let device = |device: crate::vfs::Device| wire::Device { major: device.major, minor: device.minor };
+        let (kind, rdev) = match kind {
+            NodeKind::Fifo => (FileKind::Fifo, wire::Device::default()),
+            NodeKind::Socket => (FileKind::Socket, wire::Device::default()),
+            NodeKind::CharDevice(rdev) => (FileKind::CharDevice, device(rdev)),
+            NodeKind::BlockDevice(rdev) => (FileKind::BlockDevice, device(rdev)),
+        };
+        let found = fs.client().mknod(self.fd, client::name(name)?, kind, rdev, new_file(new)?)?;
+        Ok(self.adopt(&fs, found))
+    }
+
+    fn symlink(&self, name: &[u8], target: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let owner = new_file(new)?.owner;
+        let found = fs.client().symlink(self.fd, client::name(name)?, target, owner)?;
+        Ok(self.adopt(&fs, found))
+    }
+
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> SysResult {
+        let fs = self.fs()?;
+        let target = self.same_fs(target)?;
+        let found = fs.client().link(self.fd, client::name(name)?, target.fd)?;
+        target.spoil();
+        self.adopt(&fs, found);
+        Ok(())
+    }
+
+    fn unlink(&self, name: &[u8], child: &Arc<dyn Inode>) -> SysResult {
+        self.remove(name, child, UnlinkKind::File)
+    }
+
+    fn rmdir(&self, name: &[u8], child: &Arc<dyn Inode>) -> SysResult {
+        self.remove(name, child, UnlinkKind::Directory)
+    }
+
+    fn rename(
+        &self,
+        name: &[u8],
+        new_dir: &Arc<dyn Inode>,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> SysResult {
+        let fs = self.fs()?;
+        let new_dir = self.same_fs(new_dir)?;
+        let (old, new) = ((self.fd, client::name(name)?), (new_dir.fd, client::name(new_name)?));
+        // Whiteouts are an overlay's business, and no overlay lies on a gofer's mount.
+        let flags = WireRename::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
+        // Whose names change: the moved file, and the one that is replaced or exchanged, if they are in use.
+        let touched = [fs.client().look(old.0, old.1), fs.client().look(new.0, new.1)];
+        fs.client().rename(old, new, flags)?;
+        for attr in touched.into_iter().flatten() {
+            if let Some(inode) = fs.known(HostId::of(&attr)) {
+                inode.spoil();
+            }
+        }
+        self.spoil();
+        new_dir.spoil();
+        Ok(())
+    }
+
+    fn readlink(&self, _caller: &Caller<'_>) -> SysResult<Vec<u8>> {
+        if self.kind != FileKind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(target) = self.target.get() {
+            return Ok(target.clone());
+        }
+        let target = self.fs()?.client().read_link(self.fd)?;
+        Ok(self.target.get_or_init(|| target).clone())
+    }
+
+    fn open(&self, _caller: &Caller<'_>, _path: &VfsPath, flags: OpenFlags) -> SysResult<Arc<dyn FileOps>> {
+        let itself = self.itself.upgrade().ok_or(Errno::EIO)?;
+        match self.kind {
+            FileKind::Directory => Ok(Arc::new(OpenDirectory::new(itself, self.fs()?))),
+            FileKind::Regular => {
+                let want = if flags.writable() { Want::Write } else { Want::Read };
+                let handle = self.handle(want)?;
+                Ok(Arc::new(OpenFile::new(itself, handle)))
+            }
+            FileKind::Symlink => Err(Errno::ELOOP),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn get_xattr(&self, name: &[u8]) -> SysResult<Vec<u8>> {
+        self.fs()?.client().get_xattr(self.fd, name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> SysResult {
+        let flags = XattrFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+        self.spoil();
+        self.fs()?.client().set_xattr(self.fd, name, value, flags)
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> SysResult {
+        self.spoil();
+        self.fs()?.client().remove_xattr(self.fd, name)
+    }
+
+    fn list_xattr(&self) -> SysResult<Vec<Vec<u8>>> {
+        let list = self.fs()?.client().list_xattr(self.fd)?;
+        Ok(list.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+    }
+
+    fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+}
+
+impl GoferInode {
+    fn remove(&self, name: &[u8], child: &Arc<dyn Inode>, kind: UnlinkKind) -> SysResult {
+        self.fs()?.client().unlink(self.fd, client::name(name)?, kind)?;
+        self.spoil();
+        if let Some(child) = child.downcast::<GoferInode>() {
+            child.spoil();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for GoferInode {
+    fn drop(&mut self) {
+        if let Some(fs) = self.fs.upgrade() {
+            fs.forget(self.id, self.fd);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Files that a gofer serves: the client of [`caisson_proto::lisafs`].
+//!
+//! A [`GoferFs`] is one connection and one mount. Names are the dentry cache's; here live inodes ([`inode`]), one per file of
+//! the host for as long as anybody uses it, so that two names of a file are one object.
+//!
+//! What is cached, and what keeps it right:
+//! - **Names.** [`Sharing::Exclusive`] (a container's root): nobody else changes the tree, so names, absences and attributes hold
+//!   until this sentry changes them. [`Sharing::Shared`] (bind mounts): a walk asks the gofer about every component.
+//! - **Attributes** ([`attributes`]): exclusive ones hold until something that we do changes them on the host; they are then
+//!   read again from the donated descriptor with one host call, or from the gofer.
+//! - **Descriptors** ([`handle`]): an opened file's host descriptor stays with the inode, up to a number per file system, so
+//!   that open, read, write, stat and close of a known file need no message. Data, and the page cache behind it, is the host's.
+//!
+//! A gofer that is gone makes every operation fail with `EIO`, and nothing wait ([`connection`]).
+//!
+//! Lock order: an inode's `append` lock, its handles, its attributes; the file system's inode table, list of idle handles
+//! and list of ids to close are leaves. No lock but `append` and the connection's own is held while a message is under way.
+//!
+//! Not there yet: locks (`flock`, `fcntl`) are the sentry's and not seen by other users of a shared directory; `inotify` does
+//! not see what they do; `sync` leaves data that was written to the host's own write-back.
+
+mod attributes;
+mod client;
+mod connection;
+mod directory;
+mod file;
+mod handle;
+mod inode;
+mod mapping;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock, Weak};
+
+use caisson_proto::lisafs::reply::{MountFlags, Mounted};
+use caisson_proto::lisafs::{self as wire, FdId, IDS_MAX};
+use parking_lot::Mutex;
+
+pub use inode::GoferInode;
+
+use self::client::Client;
+use crate::errno::{Errno, SysResult};
+use crate::vfs::{Device, FileSystem, FsStat, Inode};
+
+/// How many ids are collected before one message closes them all.
+const CLOSE_BATCH: usize = 128;
+/// How many inodes that nobody has open keep their host descriptors, per file system.
+const IDLE_HANDLES: usize = 256;
+
+/// Who else changes the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody.
+    Exclusive,
+    /// Other containers, or the host.
+    Shared,
+}
+
+/// A mount that a gofer serves.
+pub struct GoferFs {
+    client: Client,
+    sharing: Sharing,
+    device: Device,
+    /// The root's device on the host: files on it are shown as being on `device`.
+    host_device: wire::Device,
+    flags: MountFlags,
+    inodes: Mutex<HashMap<HostId, Weak<GoferInode>>>,
+    closing: Mutex<Vec<FdId>>,
+    idle: Mutex<VecDeque<Weak<GoferInode>>>,
+    root: OnceLock<Arc<GoferInode>>,
+    itself: Weak<GoferFs>,
+}
+
+/// What tells the host's files apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HostId {
+    device: wire::Device,
+    ino: u64,
+}
+
+impl HostId {
+    fn of(attr: &wire::Attr) -> HostId {
+        HostId { device: attr.dev, ino: attr.ino }
+    }
+}
+
+impl GoferFs {
+    /// Mounts what the gofer at the other end of `socket` serves. The guest sees its files on `device`.
+    ///
+    /// # Errors
+    /// `EIO` when the gofer is gone or talks nonsense, and what it says.
+    pub fn mount(socket: OwnedFd, sharing: Sharing, device: Device) -> SysResult<Arc<GoferFs>> {
+        let client = Client::new(socket)?;
+        let mounted: Mounted = client.mount()?;
+        let fs = Arc::new_cyclic(|itself| GoferFs {
+            client,
+            sharing,
+            device,
+            host_device: mounted.attr.dev,
+            flags: mounted.flags,
+            inodes: Mutex::default(),
+            closing: Mutex::default(),
+            idle: Mutex::default(),
+            root: OnceLock::new(),
+            itself: itself.clone(),
+        });
+        let root = fs.inode(mounted.root, &mounted.attr, None);
+        let _ = fs.root.set(root);
+        Ok(fs)
+    }
+
+    /// Whether the gofer refuses every change.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(MountFlags::READ_ONLY)
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.sharing == Sharing::Exclusive
+    }
+
+    /// The inode for a file that the gofer has just named `fd`: the one that is known, or a new one.
+    pub(crate) fn inode(&self, fd: FdId, attr: &wire::Attr, target: Option<Vec<u8>>) -> Arc<GoferInode> {
+        let id = HostId::of(attr);
+        let known = {
+            let mut inodes = self.inodes.lock();
+            match inodes.get(&id).and_then(Weak::upgrade) {
+                Some(known) => known,
+                None => {
+                    let fs = self.itself.clone();
+                    let inode =
+                        Arc::new_cyclic(|itself| GoferInode::new(itself.clone(), fs, fd, attr, target));
+                    inodes.insert(id, Arc::downgrade(&inode));
+                    return inode;
+                }
+            }
+        };
+        known.learn(attr);
+        self.close_later(fd);
+        known
+    }
+
+    /// The known inode for a host file, if there is one.
+    pub(crate) fn known(&self, id: HostId) -> Option<Arc<GoferInode>> {
+        self.inodes.lock().get(&id).and_then(Weak::upgrade)
+    }
+
+    /// An inode is gone: its entry goes, unless the file has got a new one meanwhile, and its id is closed.
+    fn forget(&self, id: HostId, fd: FdId) {
+        {
+            let mut inodes = self.inodes.lock();
+            if inodes.get(&id).is_some_and(|inode| inode.strong_count() == 0) {
+                inodes.remove(&id);
+            }
+        }
+        self.close_later(fd);
+    }
+
+    /// Closes an id with the next batch.
+    pub(crate) fn close_later(&self, fd: FdId) {
+        let batch = {
+            let mut closing = self.closing.lock();
+            closing.push(fd);
+            if closing.len() < CLOSE_BATCH { return } else { std::mem::take(&mut *closing) }
+        };
+        for part in batch.chunks(IDS_MAX) {
+            // A failure means that the gofer is gone, and the ids with it.
+            let _ = self.client.close(part);
+        }
+    }
+
+    /// `inode` has got a host descriptor: it may keep it until enough others have got one after it.
+    pub(crate) fn keeps_handle(&self, inode: &Arc<GoferInode>) {
+        let oldest = {
+            let mut idle = self.idle.lock();
+            idle.push_back(Arc::downgrade(inode));
+            if idle.len() > IDLE_HANDLES { idle.pop_front() } else { None }
+        };
+        if let Some(oldest) = oldest.and_then(|weak| weak.upgrade()) {
+            oldest.give_up_handles();
+        }
+    }
+
+    /// How a host device is shown.
+    pub(crate) fn shown_device(&self, host: wire::Device) -> Device {
+        if host == self.host_device { self.device } else { Device { major: host.major, minor: host.minor } }
+    }
+}
+
+impl FileSystem for GoferFs {
+    fn name(&self) -> &'static str {
+        "gofer"
+    }
+
+    fn root(&self) -> SysResult<Arc<dyn Inode>> {
+        self.root.get().cloned().map(|root| root as Arc<dyn Inode>).ok_or(Errno::EIO)
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn statfs(&self) -> SysResult<FsStat> {
+        let root = self.root.get().ok_or(Errno::EIO)?;
+        let host = self.client.stat_fs(root.fd())?;
+        Ok(FsStat {
+            magic: host.kind,
+            block_size: host.block_size,
+            blocks: host.blocks,
+            blocks_free: host.blocks_free,
+            blocks_available: host.blocks_available,
+            files: host.files,
+            files_free: host.files_free,
+            name_max: host.name_max,
+        })
+    }
+
+    fn show_options(&self) -> String {
+        match self.sharing {
+            Sharing::Exclusive => ",exclusive".to_owned(),
+            Sharing::Shared => ",shared".to_owned(),
+        }
+    }
+}
