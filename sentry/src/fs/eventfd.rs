@@ -42,7 +42,7 @@ impl EventFd {
     /// Adds to the counter from inside the kernel; saturates at its maximum.
     pub fn signal(&self, value: u64) {
         let mut count = self.count.lock();
-        *count = count.saturating_add(value).min(u64::MAX);
+        *count = count.saturating_add(value);
         drop(count);
         self.queue.notify(PollEvents::READABLE);
     }

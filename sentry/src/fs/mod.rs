@@ -5,6 +5,7 @@
 
 pub mod anonymous;
 pub mod byte_ring;
+pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod gofer;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::errno::{Errno, SysResult};
 use crate::io::IoDst;
 use crate::task::signal::SigFields;
-use crate::task::{SigInfo, Signal, SignalSet, Task, current};
+use crate::task::{SigInfo, SignalSet, Task, current};
 use crate::vfs::{File, FileOps};
 use crate::wait::{Observer, PollEvents, Registration, WaitQueue};
 
@@ -157,6 +157,7 @@ fn record(info: &SigInfo) -> [u8; SIZE] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Signal;
 
     #[test]
     fn records_have_linux_layout() {

@@ -128,7 +128,7 @@ fn wait(ctx: &mut SyscallContext<'_>, args: &Args, deadline: Option<Instant>) ->
     let file = ctx.task.file(args.raw(0))?;
     let epoll = file.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     let max = usize::try_from(max).unwrap_or(1).min(BATCH);
-    let mut attempt = |_: &mut SyscallContext<'_>| match epoll.collect(max) {
+    let attempt = |_: &mut SyscallContext<'_>| match epoll.collect(max) {
         events if events.is_empty() => Err(Errno::EAGAIN),
         events => Ok(events),
     };

@@ -28,14 +28,14 @@ pub(crate) fn install_pair(
     let second = match install(ctx, second, flags) {
         Ok(second) => second,
         Err(error) => {
-            drop(table.close(first));
+            let _ = table.close(first);
             return Err(error);
         }
     };
     let numbers = [first.index() as i32, second.index() as i32];
     if let Err(error) = ctx.task.mm().copy_out(addr, &numbers) {
-        drop(table.close(first));
-        drop(table.close(second));
+        let _ = table.close(first);
+        let _ = table.close(second);
         return Err(error);
     }
     Ok(0)

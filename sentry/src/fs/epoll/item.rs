@@ -167,10 +167,11 @@ impl Item {
 
 impl Observer for Item {
     fn notified(&self, events: PollEvents) {
-        if self.mask().intersects(events) {
-            if let Some(item) = self.me.upgrade() {
-                item.mark_ready();
-            }
+        if !self.mask().intersects(events) {
+            return;
+        }
+        if let Some(item) = self.me.upgrade() {
+            item.mark_ready();
         }
     }
 }
