@@ -9,6 +9,7 @@ pub mod devices;
 pub mod epoll;
 pub mod eventfd;
 pub mod gofer;
+pub mod hostfile;
 pub mod pipe;
 pub mod pseudo;
 pub mod random;
