@@ -1,107 +1,300 @@
 //! Address spaces: VMAs, page faults, copy-on-write, user memory access.
+//!
+//! [`Mm`] is Linux's `mm_struct`. It knows what is mapped where (a tree of VMAs), which frames hold the private pages of the
+//! process (an extent map by guest page), and keeps the platform's [`Space`] no more generous than both.
+//!
+//! ```text
+//!  VMA tree ──┬─ anonymous, private ──▶ private pages (extents of arena frames, copy-on-write after fork)
+//!             ├─ object, private ─────▶ private pages, else the object's (read-only)
+//!             └─ object, shared ──────▶ Mappable::translate: tmpfs frames, windows onto host files
+//! ```
+//!
+//! - [`Mm::fault`] resolves page faults; [`Mm::mmap`] and its like are in the files named after them.
+//! - User memory is reached by copying: [`Mm::copy_in`], [`Mm::read_bytes`], … and [`UserIo`] for file data.
+//! - Objects: [`Mappable`], with [`FrameStore`] (sparse refcounted frames) and [`WindowCache`] (pieces of host files) to build
+//!   them from, and [`MappingSet`] through which an object takes its pages back.
+//!
+//! # Locks
+//! `io_gate` → `state` (VMA tree, readers-writer) → `pages` (private pages) → locks inside objects' `translate` → space, arena.
+//! Faults and user copies hold `state` for reading; whatever takes mappings or frames away holds it for writing. So memory
+//! found under the read lock stays valid while the lock is held, with one exception: a frame shared copy-on-write may be
+//! replaced (and freed by its last owner) under the read lock, and is pinned while it is copied from.
+//! Host I/O straight into guest memory runs without `state`, on pinned frames, behind `io_gate` for reading; `fork` takes the
+//! gate for writing, so no frame becomes copy-on-write while the host writes to it.
+//! `state` is never held while VMAs' objects are dropped, nor over a host call that may wait for a file's data.
+//!
+//! Not there yet: swapping and reclaim, `userfaultfd`, memory policies (one node), soft-dirty bits, protection keys.
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use parking_lot::{Mutex, RwLock};
+
+mod advise;
+mod anonymous_object;
+mod brk;
+mod extent_map;
+mod fault;
+mod fork;
+mod frame_store;
+mod futex_key;
+mod layout;
+mod lock;
+mod map;
+mod mappable;
+mod private_pages;
+mod protect;
+mod remap;
+mod report;
+#[cfg(test)]
+mod tests;
+mod user_access;
+mod user_io;
+mod vma;
+mod vma_map;
+mod window_cache;
+
+pub use advise::{Advice, Discard, Invalidate, WriteBack};
+pub use anonymous_object::AnonymousObject;
+pub use fault::{FaultOutcome, MemoryAccess};
+pub use frame_store::{FrameStore, PageBudget, TakenFrames};
+pub use futex_key::{FutexKey, FutexScope};
+pub use layout::{Entropy, Layout, Randomize};
+pub use lock::LockMode;
+pub use map::{MapBacking, MapFlags, MapRequest};
+pub use mappable::{Backing, Mappable, MappingIdentity, MappingSet};
+pub use remap::RemapFlags;
+pub use report::{MemoryUsage, VmaReport};
+pub use user_io::{MAX_RW_COUNT, UserIo};
+pub use vma::{Prot, VmaFlags};
+pub use window_cache::{WindowAccess, WindowCache, WindowSource};
 
 use crate::errno::{Errno, SysResult};
-use crate::platform::Gpa;
+use crate::platform::{Arena, Change, GVA_END, PAGE_SIZE, Platform, Space};
+use crate::vfs::File;
+use extent_map::{ExtentMap, Run};
+use vma::Vma;
+use vma_map::VmaMap;
+
+/// Lowest address that `mmap` hands out or takes (`vm.mmap_min_addr`).
+pub const MMAP_MIN_ADDR: u64 = 0x10000;
+/// Most VMAs of an address space (`vm.max_map_count`).
+pub const MAX_MAP_COUNT: usize = 65530;
+/// "No limit" in [`MemoryLimits`].
+pub const UNLIMITED: u64 = u64::MAX;
+
+/// The resource limits that memory calls obey, in bytes. `setrlimit` hands new ones to [`Mm::set_limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// `RLIMIT_AS`
+    pub address_space: u64,
+    /// `RLIMIT_DATA`
+    pub data: u64,
+    /// `RLIMIT_STACK`
+    pub stack: u64,
+    /// `RLIMIT_MEMLOCK`; [`UNLIMITED`] with `CAP_IPC_LOCK`.
+    pub locked: u64,
+}
+
+impl Default for MemoryLimits {
+    /// Linux's: an 8 MiB stack, 8 MiB of locked memory, nothing else.
+    fn default() -> Self {
+        MemoryLimits { address_space: UNLIMITED, data: UNLIMITED, stack: 8 << 20, locked: 8 << 20 }
+    }
+}
+
+/// Where the parts of a program are, for `/proc/*/{stat,cmdline,environ,auxv,exe}` and `prctl(PR_SET_MM)`. Addresses in bytes.
+#[derive(Clone, Default)]
+#[allow(missing_docs)]
+pub struct ImageInfo {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    /// Address of the vDSO's ELF header, where it has one.
+    pub vdso: Option<u64>,
+    /// The auxiliary vector: (type, value).
+    pub auxv: Vec<(u64, u64)>,
+    /// The executable.
+    pub exe: Option<Arc<File>>,
+}
+
+/// What is mapped; behind [`Mm`]'s readers-writer lock.
+#[derive(Default)]
+struct State {
+    vmas: VmaMap,
+    /// First address of the heap.
+    brk_start: u64,
+    /// Its current end, in bytes (not aligned).
+    brk: u64,
+    /// What `mlockall(MCL_FUTURE)` gives new mappings.
+    lock_future: Option<LockMode>,
+}
 
 /// An address space, shared by the threads of a process.
-pub struct Mm {}
-
-/// Guest-physical memory behind a part of a [`Mappable`].
-pub struct Backing {
-    /// Where it starts.
-    pub gpa: Gpa,
-    /// Bytes of it, page-aligned, at least one page.
-    pub len: u64,
-    /// Whether guest entries may grant writing (the host mapping allows it).
-    pub writable: bool,
-}
-
-/// Something that can be mapped: a tmpfs file, a file of the host, shared anonymous memory, a device.
-///
-/// The memory a [`Backing`] names stays valid while the mapping is registered: before taking pages away (truncation, hole
-/// punching, eviction) the object calls [`MappingSet::invalidate`], **without** holding locks that `translate` takes.
-pub trait Mappable: Send + Sync {
-    /// Memory for the page-aligned `offset`, at most `len` bytes of it, allocating if need be.
-    /// `EFAULT` past the end of the object (the guest gets `SIGBUS`), `ENOMEM` when the sandbox is out of memory.
-    fn translate(&self, offset: u64, len: u64, write: bool) -> SysResult<Backing>;
-
-    /// The mappings of this object.
-    fn mappings(&self) -> &MappingSet;
-
-    /// Name for `/proc/*/maps`, device and inode number.
-    fn identity(&self) -> MappingIdentity;
-}
-
-/// How `/proc/*/maps` shows a mapped object.
-#[derive(Clone, Debug, Default)]
-pub struct MappingIdentity {
-    /// Path or label.
-    pub name: Vec<u8>,
-    /// Device number.
-    pub device: crate::vfs::Device,
-    /// Inode number.
-    pub ino: u64,
-}
-
-/// Who maps an object.
-#[derive(Default)]
-pub struct MappingSet {}
-
-impl MappingSet {
-    /// Takes the pages of `[offset, offset + len)` out of every address space that maps them.
-    pub fn invalidate(&self, _offset: u64, _len: u64) {}
+pub struct Mm {
+    id: u64,
+    me: Weak<Mm>,
+    platform: Arc<dyn Platform>,
+    arena: &'static Arena,
+    space: Arc<dyn Space>,
+    layout: Layout,
+    /// See the module's documentation.
+    io_gate: RwLock<()>,
+    state: RwLock<State>,
+    /// Private pages, by guest page number.
+    pages: Mutex<ExtentMap>,
+    limits: Mutex<MemoryLimits>,
+    image: Mutex<ImageInfo>,
+    peak_bytes: AtomicU64,
+    peak_rss_pages: AtomicU64,
+    minor_faults: AtomicU64,
 }
 
 impl Mm {
-    /// Reads exactly `buf.len()` bytes of guest memory; `EFAULT` if any of it is not readable.
-    pub fn read_bytes(&self, _addr: u64, _buf: &mut [u8]) -> SysResult {
-        Err(Errno::EFAULT)
+    /// An address space with nothing in it. `ENOMEM`.
+    pub fn new(platform: &Arc<dyn Platform>, layout: Layout, limits: MemoryLimits) -> SysResult<Arc<Mm>> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let space = platform.new_space()?;
+        Ok(Arc::new_cyclic(|me| Mm {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            me: me.clone(),
+            platform: platform.clone(),
+            arena: platform.arena(),
+            space,
+            layout,
+            io_gate: RwLock::new(()),
+            state: RwLock::default(),
+            pages: Mutex::default(),
+            limits: Mutex::new(limits),
+            image: Mutex::default(),
+            peak_bytes: AtomicU64::new(0),
+            peak_rss_pages: AtomicU64::new(0),
+            minor_faults: AtomicU64::new(0),
+        }))
     }
 
-    /// Writes all of `data`; `EFAULT` if any of the memory is not writable (a part may have been written).
-    pub fn write_bytes(&self, _addr: u64, _data: &[u8]) -> SysResult {
-        Err(Errno::EFAULT)
+    /// The translations that guest threads run on.
+    pub fn space(&self) -> &Arc<dyn Space> {
+        &self.space
     }
 
-    /// Copies a plain value in, once.
-    pub fn copy_in<T: FromBytes>(&self, addr: u64) -> SysResult<T> {
-        let mut value = T::new_zeroed();
-        let _ = (addr, &mut value);
-        Err(Errno::EFAULT)
+    /// The arena its frames come from.
+    pub fn arena(&self) -> &'static Arena {
+        self.arena
     }
 
-    /// Copies a plain value out.
-    pub fn copy_out<T: IntoBytes + Immutable>(&self, addr: u64, value: &T) -> SysResult {
-        self.write_bytes(addr, value.as_bytes())
+    /// The platform it runs on.
+    pub fn platform(&self) -> &Arc<dyn Platform> {
+        &self.platform
     }
 
-    /// A NUL-terminated string without its NUL: `ENAMETOOLONG` if there is none within `limit` bytes, `EFAULT`.
-    pub fn read_c_string(&self, _addr: u64, _limit: usize) -> SysResult<Vec<u8>> {
-        Err(Errno::EFAULT)
+    /// A number that no other address space of this sandbox has had.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where mappings and the stack go.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> MemoryLimits {
+        *self.limits.lock()
+    }
+
+    /// Replaces the limits (`setrlimit`, a change of credentials).
+    pub fn set_limits(&self, limits: MemoryLimits) {
+        *self.limits.lock() = limits;
+    }
+
+    /// Where the program's parts are.
+    pub fn image(&self) -> ImageInfo {
+        self.image.lock().clone()
+    }
+
+    /// Changes where the program's parts are.
+    pub fn update_image(&self, change: impl FnOnce(&mut ImageInfo)) {
+        change(&mut self.image.lock());
+    }
+
+    /// Takes rights away. A platform failure leaves pages reachable that must not be, so the caller's `remains` are then
+    /// leaked instead of freed.
+    fn revoke(&self, changes: &[Change], remains: &mut Remains) -> SysResult {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.space.revoke(changes).inspect_err(|errno| {
+            tracing::error!(?errno, "cannot revoke guest translations; the pages are lost");
+            remains.frames_are_lost = true;
+        })
     }
 }
 
-/// Ranges of a task's memory as the destination ([`crate::io::IoDst`]) or source ([`crate::io::IoSrc`]) of file data.
-pub struct UserIo {
-    /// The memory.
-    pub mm: Arc<Mm>,
-    /// What is left: address and length in bytes.
-    pub ranges: std::collections::VecDeque<(u64, usize)>,
+impl Drop for Mm {
+    fn drop(&mut self) {
+        let mut remains = Remains::new(self.arena);
+        let _ = self.revoke(&[Change::Unmap(0..GVA_END)], &mut remains);
+        remains.runs = self.pages.get_mut().remove(0..u64::MAX);
+    }
 }
 
-impl UserIo {
-    /// One buffer. Lengths beyond `MAX_RW_COUNT` are cut as Linux does; an address range outside the lower half is `EFAULT`.
-    pub fn buffer(mm: Arc<Mm>, addr: u64, len: u64) -> SysResult<UserIo> {
-        let len = usize::try_from(len.min(0x7fff_f000)).map_err(|_| Errno::EFAULT)?;
-        Ok(UserIo { mm, ranges: [(addr, len)].into() })
-    }
+/// What an operation took out of an address space: dropped after its locks, frames freed, objects let go.
+struct Remains {
+    arena: &'static Arena,
+    vmas: Vec<Vma>,
+    runs: Vec<Run>,
+    frames_are_lost: bool,
+}
 
-    /// The buffers of an `iovec` array (`EINVAL` for more than `UIO_MAXIOV` or negative lengths).
-    pub fn vector(mm: Arc<Mm>, _iov: u64, _count: u64) -> SysResult<UserIo> {
-        Ok(UserIo { mm, ranges: Default::default() })
+impl Remains {
+    fn new(arena: &'static Arena) -> Remains {
+        Remains { arena, vmas: Vec::new(), runs: Vec::new(), frames_are_lost: false }
     }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if self.frames_are_lost {
+            return;
+        }
+        for run in &self.runs {
+            self.arena.release(run.frames());
+        }
+    }
+}
+
+/// Rounds a length up to whole pages; `None` when it overflows.
+fn page_up(bytes: u64) -> Option<u64> {
+    bytes.checked_next_multiple_of(PAGE_SIZE)
+}
+
+/// Rounds an address down to its page.
+fn page_down(addr: u64) -> u64 {
+    addr & !(PAGE_SIZE - 1)
+}
+
+/// Page numbers of a page-aligned range of addresses.
+fn page_numbers(range: &Range<u64>) -> Range<u64> {
+    range.start / PAGE_SIZE..range.end / PAGE_SIZE
+}
+
+/// The page-aligned user range `[addr, addr + len)`, its end rounded up. `EINVAL` for a misaligned address, `ENOMEM` for
+/// a range that does not fit into the lower half, `None` for an empty one.
+fn user_range(addr: u64, len: u64) -> SysResult<Option<Range<u64>>> {
+    if !addr.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
+    }
+    let end = page_up(len).and_then(|len| addr.checked_add(len)).ok_or(Errno::ENOMEM)?;
+    if end > GVA_END && len > 0 {
+        return Err(Errno::ENOMEM);
+    }
+    Ok((end > addr).then_some(addr..end))
 }

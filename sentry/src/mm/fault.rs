@@ -1,0 +1,449 @@
+//! Page faults.
+//!
+//! [`Mm::resolve`] is the one way to a page: it finds the VMA's right, the page behind the address (allocating or copying it),
+//! and enters it into the guest's tables together with its neighbours, because an entry costs nanoseconds and a fault tens
+//! of microseconds. Faults and user accesses both go through it.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::extent_map::{ExtentMap, Ownership, Run};
+use super::frame_store::allocate_run;
+use super::mappable::Backing;
+use super::vma::{Prot, Source, Vma, VmaFlags};
+use super::vma_map::STACK_GUARD_GAP;
+use super::{Mm, page_down, page_numbers};
+use crate::errno::Errno;
+use crate::platform::{GVA_END, Gpa, PAGE_SIZE, Perms};
+
+/// Pages of an object that a read fault maps around the address.
+const READ_AROUND: u64 = 128;
+/// Pages of a shared object that a write fault maps.
+const WRITE_AROUND: u64 = 16;
+/// Pages copied at once when a private page is written for the first time, alone and in a sequence.
+const COPY_ALONE: u64 = 4;
+const COPY_SEQUENTIAL: u64 = 16;
+/// Pages of a 2 MiB entry.
+pub(super) const HUGE: u64 = 512;
+
+/// What is done to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryAccess {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+impl MemoryAccess {
+    /// From the flags of an exit.
+    pub fn from_exit(write: bool, exec: bool) -> MemoryAccess {
+        match (write, exec) {
+            (true, _) => MemoryAccess::Write,
+            (false, true) => MemoryAccess::Execute,
+            (false, false) => MemoryAccess::Read,
+        }
+    }
+
+    fn wanted(self) -> Perms {
+        match self {
+            MemoryAccess::Read => Perms::R,
+            MemoryAccess::Write => Perms::W,
+            MemoryAccess::Execute => Perms::X,
+        }
+    }
+
+    fn allowed_by(self, prot: Prot) -> bool {
+        match self {
+            MemoryAccess::Read => !prot.is_empty(),
+            MemoryAccess::Write => prot.contains(Prot::WRITE),
+            MemoryAccess::Execute => prot.contains(Prot::EXEC),
+        }
+    }
+}
+
+/// How a page fault ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// Run the instruction again.
+    Resolved,
+    /// `SIGSEGV` with `SEGV_MAPERR`.
+    NotMapped,
+    /// `SIGSEGV` with `SEGV_ACCERR`.
+    Denied,
+    /// `SIGBUS` with `BUS_ADRERR`: past the end of a mapped file, or the host cannot read it.
+    Bus,
+    /// The sandbox is out of memory: Linux would kill the process (`SIGKILL`).
+    OutOfMemory,
+}
+
+/// Memory found behind an address.
+pub(super) struct Piece {
+    /// Of the address itself.
+    pub gpa: Gpa,
+    /// Contiguous bytes from there on that may be accessed the same way.
+    pub len: u64,
+    /// Whether the frame may be freed under the read lock (see the locking rules of [`super`]).
+    pub copy_on_write: bool,
+}
+
+impl Mm {
+    /// Resolves a fault of guest code, also a spurious one. Call without any lock of this address space.
+    pub fn fault(&self, addr: u64, access: MemoryAccess) -> FaultOutcome {
+        if addr >= GVA_END {
+            return FaultOutcome::NotMapped;
+        }
+        if self.space.lookup(addr).is_some_and(|(_, perms)| perms.contains(access.wanted())) {
+            return FaultOutcome::Resolved;
+        }
+        self.minor_faults.fetch_add(1, Ordering::Relaxed);
+        let found = loop {
+            let state = self.state.read();
+            if let Some(vma) = state.vmas.find(addr) {
+                break self.resolve(vma, addr, access);
+            }
+            drop(state);
+            if !self.grow_stack(addr) {
+                return FaultOutcome::NotMapped;
+            }
+        };
+        match found {
+            Err(outcome) => outcome,
+            Ok(piece) => self.probe(addr, &piece),
+        }
+    }
+
+    /// The guest met memory that the host cannot back ([`crate::platform::Exit::HostFault`]): takes it out of the tables, so that
+    /// the access faults with its address. [`FaultOutcome::Bus`] if there is nothing to take out.
+    pub fn host_fault(&self) -> FaultOutcome {
+        match self.space.revoke_unbacked() {
+            Ok(0) => FaultOutcome::Bus,
+            Ok(_) => FaultOutcome::Resolved,
+            Err(_) => FaultOutcome::OutOfMemory,
+        }
+    }
+
+    /// Lets the host read a window's page in now, without any lock: a page it cannot read is a bus error, and would be a
+    /// host fault for ever.
+    fn probe(&self, addr: u64, piece: &Piece) -> FaultOutcome {
+        let window = self.arena.frame_of(piece.gpa).is_none();
+        if window && self.arena.read(piece.gpa, &mut [0]).is_err() {
+            let page = page_down(addr)..page_down(addr) + PAGE_SIZE;
+            let _ = self.space.revoke(&[crate::platform::Change::Unmap(page)]);
+            return FaultOutcome::Bus;
+        }
+        FaultOutcome::Resolved
+    }
+
+    /// Extends the stack above `addr` down to it. `false` if there is none or it may not grow that far.
+    pub(super) fn grow_stack(&self, addr: u64) -> bool {
+        let limits = self.limits();
+        let mut state = self.state.write();
+        let start = page_down(addr);
+        let Some(vma) = state.vmas.find_from(addr) else { return false };
+        if vma.start <= addr {
+            return true; // somebody else was faster
+        }
+        if !vma.flags.contains(VmaFlags::GROWSDOWN) || vma.prot.is_empty() || start < super::MMAP_MIN_ADDR {
+            return false;
+        }
+        let grown = vma.start - start;
+        let crowded = state.vmas.before(start + PAGE_SIZE).is_some_and(|below| {
+            !below.flags.contains(VmaFlags::GROWSDOWN)
+                && !below.prot.is_empty()
+                && start.saturating_sub(below.end) < STACK_GUARD_GAP
+        });
+        let too_large =
+            vma.end - start > limits.stack || state.vmas.bytes().saturating_add(grown) > limits.address_space;
+        if crowded || too_large {
+            return false;
+        }
+        let range = vma.start..vma.end;
+        for mut vma in state.vmas.remove(range) {
+            vma.start = start;
+            state.vmas.insert(vma);
+        }
+        self.note_size(&state);
+        true
+    }
+
+    /// Makes the page at `addr` accessible and finds it. The caller holds `state` and found `vma` in it.
+    pub(super) fn resolve(&self, vma: &Vma, addr: u64, access: MemoryAccess) -> Result<Piece, FaultOutcome> {
+        let perms = vma.prot.perms().filter(|_| access.allowed_by(vma.prot)).ok_or(FaultOutcome::Denied)?;
+        let page = addr / PAGE_SIZE;
+        if !vma.is_private() {
+            return self.map_shared(vma, addr, perms, access);
+        }
+        let mut pages = self.pages.lock();
+        if let Some(run) = pages.around(page, &block(vma, page, HUGE)) {
+            return self.private_present(vma, &mut pages, run, addr, access);
+        }
+        match &vma.source {
+            Source::Anonymous => self.private_new(vma, &mut pages, addr, perms),
+            Source::Object { .. } => {
+                drop(pages);
+                match access {
+                    MemoryAccess::Write => self.copy_from_object(vma, addr, perms),
+                    _ => self.map_private_object(vma, addr, perms, access),
+                }
+            }
+        }
+    }
+
+    /// The page is there: enters its run, making it writable first if need be.
+    pub(super) fn private_present(
+        &self,
+        vma: &Vma,
+        pages: &mut ExtentMap,
+        run: Run,
+        addr: u64,
+        access: MemoryAccess,
+    ) -> Result<Piece, FaultOutcome> {
+        let perms = vma.prot.perms().ok_or(FaultOutcome::Denied)?;
+        let run = match (run.ownership, access) {
+            (Ownership::Exclusive, _) => self.enter(run, perms)?,
+            (Ownership::CopyOnWrite, MemoryAccess::Write) => {
+                self.break_sharing(vma, pages, run, addr / PAGE_SIZE)?
+            }
+            (Ownership::CopyOnWrite, _) => self.enter(run, perms - Perms::W)?,
+        };
+        Ok(self.piece(&run, addr))
+    }
+
+    /// Maps a run of private pages.
+    pub(super) fn enter(&self, run: Run, perms: Perms) -> Result<Run, FaultOutcome> {
+        let len = u64::from(run.count) * PAGE_SIZE;
+        self.space
+            .map(run.page * PAGE_SIZE, self.arena.gpa(run.first), len, perms)
+            .map(|()| run)
+            .map_err(|_| FaultOutcome::OutOfMemory)
+    }
+
+    pub(super) fn piece(&self, run: &Run, addr: u64) -> Piece {
+        let page = addr / PAGE_SIZE;
+        Piece {
+            gpa: Gpa(self.arena.gpa(run.frame(page)).0 + addr % PAGE_SIZE),
+            len: run.end() * PAGE_SIZE - addr,
+            copy_on_write: run.ownership == Ownership::CopyOnWrite,
+        }
+    }
+
+    /// First touch of anonymous memory: a run that grows with sequential use, up to a huge page.
+    fn private_new(
+        &self,
+        vma: &Vma,
+        pages: &mut ExtentMap,
+        addr: u64,
+        perms: Perms,
+    ) -> Result<Piece, FaultOutcome> {
+        let page = addr / PAGE_SIZE;
+        let wanted = new_run(vma, pages, page);
+        let count = u32::try_from(wanted.end - wanted.start).unwrap_or(1);
+        let frames = allocate_run(self.arena, wanted.start, count).map_err(|_| FaultOutcome::OutOfMemory)?;
+        let start = if frames.count == count { wanted.start } else { page };
+        let run =
+            Run { page: start, first: frames.first, count: frames.count, ownership: Ownership::Exclusive };
+        pages.insert(run);
+        self.note_rss(pages);
+        self.enter(run, perms)?;
+        Ok(self.piece(&run, addr))
+    }
+
+    /// First write to a private mapping of an object: copies a few pages.
+    fn copy_from_object(&self, vma: &Vma, addr: u64, perms: Perms) -> Result<Piece, FaultOutcome> {
+        let page = addr / PAGE_SIZE;
+        let bounds = page..self.copy_window(vma, &self.pages.lock(), page).end;
+        let (mapping, offset) = vma.object_at(page_down(addr)).ok_or(FaultOutcome::Bus)?;
+        let len = (bounds.end - page) * PAGE_SIZE;
+        let from = mapping.object.translate(offset, len, false).map_err(outcome)?;
+        let count = (from.len / PAGE_SIZE).clamp(1, bounds.end - page);
+        let frames = allocate_run(self.arena, page, u32::try_from(count).unwrap_or(1))
+            .map_err(|_| FaultOutcome::OutOfMemory)?;
+        let mut run = Run { page, first: frames.first, count: frames.count, ownership: Ownership::Exclusive };
+        let copied = self.copy_pages(from.gpa, &run);
+        let mut pages = self.pages.lock();
+        // Keep what was copied whole, up to the first page that somebody else made meanwhile.
+        let free = pages.next_present(page).map_or(u32::MAX, |next| clamp_u32(next - page));
+        let kept = copied.min(free);
+        if kept < run.count {
+            let rest = Run { first: run.frame(page + u64::from(kept)), count: run.count - kept, ..run };
+            self.arena.release(rest.frames());
+        }
+        if kept == 0 {
+            let run = pages.around(page, &block(vma, page, HUGE)).ok_or(FaultOutcome::Bus)?;
+            return self.private_present(vma, &mut pages, run, addr, MemoryAccess::Write);
+        }
+        run.count = kept;
+        pages.insert(run);
+        self.note_rss(&pages);
+        self.enter(run, perms)?;
+        Ok(self.piece(&run, addr))
+    }
+
+    /// Copies into the frames of `to`; returns how many whole pages came over (the host may have lost the rest).
+    pub(super) fn copy_pages(&self, from: Gpa, to: &Run) -> u32 {
+        let len = u64::from(to.count) * PAGE_SIZE;
+        let len = usize::try_from(len).unwrap_or(0);
+        match self.arena.copy(from, self.arena.gpa(to.first), len) {
+            Ok(()) => to.count,
+            Err(fault) => clamp_u32(fault.done as u64 / PAGE_SIZE),
+        }
+    }
+
+    /// Pages to copy around `page`: few when it is alone, more behind a page that is exclusive already.
+    pub(super) fn copy_window(&self, vma: &Vma, pages: &ExtentMap, page: u64) -> Range<u64> {
+        let before = page.checked_sub(1).and_then(|before| pages.at(before));
+        let sequential = before.is_some_and(|run| run.ownership == Ownership::Exclusive);
+        block(vma, page, if sequential { COPY_SEQUENTIAL } else { COPY_ALONE })
+    }
+
+    /// A read of an object through a private mapping: enters its own pages, read-only, where there are no copies.
+    fn map_private_object(
+        &self,
+        vma: &Vma,
+        addr: u64,
+        perms: Perms,
+        access: MemoryAccess,
+    ) -> Result<Piece, FaultOutcome> {
+        let page = addr / PAGE_SIZE;
+        let (start, backing) = self.translate_around(vma, page, READ_AROUND, access)?;
+        let mut pages = self.pages.lock();
+        if let Some(run) = pages.around(page, &block(vma, page, HUGE)) {
+            return self.private_present(vma, &mut pages, run, addr, access);
+        }
+        let end = start + backing.len / PAGE_SIZE;
+        let mut at = start;
+        let mut piece = None;
+        while at < end {
+            if let Some(run) = pages.at(at) {
+                at = run.end();
+                continue;
+            }
+            let hole_end = pages.next_present(at).unwrap_or(u64::MAX).min(end);
+            let gpa = Gpa(backing.gpa.0 + (at - start) * PAGE_SIZE);
+            self.space
+                .map(at * PAGE_SIZE, gpa, (hole_end - at) * PAGE_SIZE, perms - Perms::W)
+                .map_err(|_| FaultOutcome::OutOfMemory)?;
+            if (at..hole_end).contains(&page) {
+                let len = hole_end * PAGE_SIZE - addr;
+                piece = Some(Piece { gpa: Gpa(gpa.0 + (addr - at * PAGE_SIZE)), len, copy_on_write: false });
+            }
+            at = hole_end;
+        }
+        piece.ok_or(FaultOutcome::Bus)
+    }
+
+    /// An access to a shared mapping.
+    fn map_shared(
+        &self,
+        vma: &Vma,
+        addr: u64,
+        perms: Perms,
+        access: MemoryAccess,
+    ) -> Result<Piece, FaultOutcome> {
+        let page = addr / PAGE_SIZE;
+        let around = match access {
+            _ if vma.flags.contains(VmaFlags::HUGEPAGE) => HUGE,
+            MemoryAccess::Write => WRITE_AROUND,
+            _ => READ_AROUND,
+        };
+        let (start, backing) = self.translate_around(vma, page, around, access)?;
+        if access == MemoryAccess::Write && !backing.writable {
+            return Err(FaultOutcome::Bus);
+        }
+        let perms = if backing.writable { perms } else { perms - Perms::W };
+        self.space
+            .map(start * PAGE_SIZE, backing.gpa, backing.len, perms)
+            .map_err(|_| FaultOutcome::OutOfMemory)?;
+        let within = addr - start * PAGE_SIZE;
+        Ok(Piece { gpa: Gpa(backing.gpa.0 + within), len: backing.len - within, copy_on_write: false })
+    }
+
+    /// Asks the object for the pages around `page`, or from it on where it has no such piece.
+    /// Returns the first page and its memory, which includes `page` and stays inside the VMA.
+    fn translate_around(
+        &self,
+        vma: &Vma,
+        page: u64,
+        around: u64,
+        access: MemoryAccess,
+    ) -> Result<(u64, Backing), FaultOutcome> {
+        let window = block(vma, page, around);
+        let write = access == MemoryAccess::Write;
+        let ask = |start: u64| {
+            let (mapping, offset) = vma.object_at(start * PAGE_SIZE).ok_or(Errno::EFAULT)?;
+            let len = (window.end - start) * PAGE_SIZE;
+            let mut backing = mapping.object.translate(offset, len, write)?;
+            backing.len = (backing.len & !(PAGE_SIZE - 1)).min(len);
+            Ok(backing)
+        };
+        // Only read-around may look behind: a write must not allocate what nobody has touched.
+        if !write
+            && window.start < page
+            && let Ok(backing) = ask(window.start)
+            && window.start + backing.len / PAGE_SIZE > page
+        {
+            return Ok((window.start, backing));
+        }
+        let backing = ask(page).map_err(outcome)?;
+        if backing.len == 0 { Err(FaultOutcome::Bus) } else { Ok((page, backing)) }
+    }
+}
+
+/// What an object's refusal means to the guest.
+fn outcome(errno: Errno) -> FaultOutcome {
+    match errno {
+        Errno::ENOMEM => FaultOutcome::OutOfMemory,
+        _ => FaultOutcome::Bus,
+    }
+}
+
+fn clamp_u32(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// The pages of the VMA in the aligned block of `size` pages around `page`.
+pub(super) fn block(vma: &Vma, page: u64, size: u64) -> Range<u64> {
+    let start = page - page % size;
+    let inside = page_numbers(&(vma.start..vma.end));
+    start.max(inside.start)..(start + size).min(inside.end)
+}
+
+/// Which pages a first touch of anonymous memory at `page` allocates.
+///
+/// 64 KiB; as much again as lies populated next to it when the memory is walked through in either direction; the whole 2 MiB block
+/// once half of one has been walked through, or when the program asked for huge pages.
+fn new_run(vma: &Vma, pages: &ExtentMap, page: u64) -> Range<u64> {
+    const FIRST: u64 = 16;
+    let whole = block(vma, page, HUGE);
+    let modest = block(vma, page, FIRST);
+    let plain = vma.flags.intersects(VmaFlags::NOHUGEPAGE | VmaFlags::RANDOM);
+    let inside = page_numbers(&(vma.start..vma.end));
+    let reach = |at: u64, bounds: Range<u64>| pages.around(at, &bounds).map_or(0, |run| u64::from(run.count));
+    let below = match modest.start.checked_sub(1) {
+        Some(at) if at >= inside.start => reach(at, inside.start..modest.start),
+        _ => 0,
+    };
+    let above = if modest.end < inside.end { reach(modest.end, modest.end..inside.end) } else { 0 };
+    let room = |range: Range<u64>| {
+        // From `page`, as far as nothing is there.
+        let end = pages.next_present(page).unwrap_or(u64::MAX).min(range.end);
+        range.start.max(pages.hole_start(page))..end
+    };
+    let empty = room(whole.clone()) == whole && whole.end - whole.start == HUGE;
+    let asked = vma.flags.contains(VmaFlags::HUGEPAGE);
+    if plain {
+        return room(modest);
+    }
+    if empty && (asked || below.max(above) >= HUGE / 2) {
+        return whole;
+    }
+    let size = below.max(above).clamp(FIRST, HUGE / 2);
+    if below >= above {
+        room(modest.start..(modest.start + size).min(whole.end))
+    } else {
+        room(modest.end.saturating_sub(size).max(whole.start)..modest.end)
+    }
+}

@@ -1,0 +1,95 @@
+//! `mprotect`.
+
+use std::ops::Range;
+
+use super::vma::{Prot, Vma, VmaFlags, is_data};
+use super::{MAX_MAP_COUNT, Mm, Remains, user_range};
+use crate::errno::{Errno, SysResult};
+use crate::platform::{Change, Perms};
+
+/// Present pages that get new rights at once instead of at their next fault.
+const EAGER_PAGES: u64 = 1024;
+
+impl Mm {
+    /// Changes the protection of `[addr, addr + len)`. As on Linux, what lies before a failure is changed.
+    /// `EINVAL` (misaligned), `ENOMEM` (holes, limits), `EACCES` (more than the mapping may have), `EPERM` (sealed).
+    pub fn mprotect(&self, addr: u64, len: u64, prot: Prot) -> SysResult {
+        let Some(range) = user_range(addr, len)? else { return Ok(()) };
+        let limits = self.limits();
+        let mut remains = Remains::new(self.arena);
+        let mut state = self.state.write();
+        if state.vmas.overlapping(range.clone()).any(|vma| vma.flags.contains(VmaFlags::SEALED)) {
+            return Err(Errno::EPERM);
+        }
+        let targets: Vec<(Range<u64>, Prot, VmaFlags)> = state
+            .vmas
+            .overlapping(range.clone())
+            .map(|vma| (vma.start.max(range.start)..vma.end.min(range.end), vma.prot, vma.flags))
+            .collect();
+        let mut changes = Vec::new();
+        let mut granted = Vec::new();
+        let mut at = range.start;
+        let mut result = Ok(());
+        for (target, old, flags) in targets {
+            let more_data =
+                if is_data(prot, flags) && !is_data(old, flags) { target.end - target.start } else { 0 };
+            if target.start > at {
+                break; // a hole; reported below
+            }
+            if !flags.allowed_prot().contains(prot) {
+                result = Err(Errno::EACCES);
+                break;
+            }
+            if state.vmas.data_bytes().saturating_add(more_data) > limits.data && more_data > 0
+                || state.vmas.len() + state.vmas.splits(target.clone()) > MAX_MAP_COUNT
+            {
+                result = Err(Errno::ENOMEM);
+                break;
+            }
+            at = target.end;
+            if old == prot {
+                continue;
+            }
+            state.vmas.update(target.clone(), |vma: &mut Vma| vma.prot = prot);
+            match loss(old, prot) {
+                Loss::None => granted.push(target),
+                Loss::Some(perms) => changes.push(Change::Protect { range: target, perms }),
+                Loss::Everything => changes.push(Change::Unmap(target)),
+            }
+        }
+        if result.is_ok() && at < range.end {
+            result = Err(Errno::ENOMEM);
+        }
+        let revoked = self.revoke(&changes, &mut remains);
+        for range in granted {
+            for vma in state.vmas.overlapping(range.clone()) {
+                self.enter_present(vma, &range, EAGER_PAGES);
+            }
+        }
+        drop(state);
+        result.and(revoked)
+    }
+
+    /// The range that `mprotect(PROT_GROWSDOWN)` means: from the start of the stack that contains `addr`. `EINVAL` if it
+    /// is no stack, `ENOMEM` if nothing is there.
+    pub fn growsdown_start(&self, addr: u64) -> SysResult<u64> {
+        let state = self.state.read();
+        let vma = state.vmas.find_from(addr).ok_or(Errno::ENOMEM)?;
+        if vma.flags.contains(VmaFlags::GROWSDOWN) { Ok(vma.start) } else { Err(Errno::EINVAL) }
+    }
+}
+
+enum Loss {
+    None,
+    Some(Perms),
+    Everything,
+}
+
+fn loss(old: Prot, new: Prot) -> Loss {
+    let (Some(before), after) = (old.perms(), new.perms()) else { return Loss::None };
+    match after {
+        None => Loss::Everything,
+        Some(after) if after.contains(before) => Loss::None,
+        Some(after) => Loss::Some(after),
+    }
+}

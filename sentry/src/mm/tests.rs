@@ -1,0 +1,1 @@
+//! Tests of whole address spaces on the fake platform.
