@@ -147,6 +147,9 @@ pub fn prepare(config: GoferConfig, inherited: &mut Inherited) -> Result<Launch,
     if config.mounts.is_empty() {
         return Err(LaunchError::Missing("mounts".to_owned()));
     }
+    if !config.new_root.is_empty() {
+        crate::confine::root::enter(&config.new_root)?;
+    }
     let process = |what| move |errno| LaunchError::Process { what, errno };
     let descriptors = limits::raise_descriptor_limit(config.max_descriptors)
         .map_err(process("raising the limit of descriptors"))?;

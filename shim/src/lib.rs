@@ -17,5 +17,8 @@
 //! Unsafe code is confined to [`launch`]'s `spawn` and `child` modules, which clone a process into new namespaces.
 
 pub mod cgroup;
+pub mod control;
 pub mod launch;
+pub mod lifecycle;
 pub mod spec;
+pub mod stdio;

@@ -4,6 +4,7 @@
 //! file systems it sees is the launcher's part ([`caisson_proto::lisafs::launch`]).
 
 pub mod capabilities;
+pub mod root;
 pub mod rules;
 pub mod seccomp;
 
