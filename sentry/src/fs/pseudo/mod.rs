@@ -77,6 +77,11 @@ pub trait Owner: Send + Sync {
     fn owner(&self) -> (u32, u32) {
         (0, 0)
     }
+
+    /// An inode number that stays the same when the inode is made anew at each look-up; `None` takes the next free one.
+    fn ino(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What all made-up inodes share.
@@ -97,12 +102,12 @@ struct Changed {
 }
 
 impl Node {
-    /// A node of `fs` with its own inode number.
-    pub fn new(fs: &Arc<PseudoFs>, file_type: FileType, mode: u32) -> Node {
+    /// A node of `fs` with the number `owner` asks for, or one of its own.
+    pub fn new(fs: &Arc<PseudoFs>, file_type: FileType, mode: u32, owner: &dyn Owner) -> Node {
         Node {
             fs: Arc::downgrade(fs),
             device: fs.device,
-            ino: fs.next_ino.fetch_add(1, Ordering::Relaxed),
+            ino: owner.ino().unwrap_or_else(|| fs.next_ino.fetch_add(1, Ordering::Relaxed)),
             file_type,
             created: fs.created,
             changed: RwLock::new(Changed { mode, owner: None }),

@@ -1,0 +1,173 @@
+//! The links in `/proc`: `self`, and the magic ones that jump instead of naming a path.
+
+use std::sync::Arc;
+
+use super::process::{Numbered, OwnedDir, Subject};
+use crate::errno::{Errno, SysResult};
+use crate::fs::pseudo::{Link, Owner, PseudoFs, PseudoLink, StaticDir};
+use crate::task::{PidNamespace, SyscallContext, Task};
+use crate::vfs::{Fd, File, LinkTarget, VfsPath};
+
+/// `/proc/self` and `/proc/thread-self`.
+pub struct Own {
+    /// Whose numbers.
+    pub namespace: Arc<PidNamespace>,
+    /// The thread instead of the process.
+    pub thread: bool,
+}
+
+impl Owner for Own {}
+
+impl Link for Own {
+    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
+        let process = ctx.task.thread_group().pid().number_in(&self.namespace);
+        if process == 0 {
+            return Err(Errno::ENOENT);
+        }
+        if !self.thread {
+            return Ok(process.to_string().into_bytes());
+        }
+        let thread = ctx.task.pid().number_in(&self.namespace);
+        Ok(format!("{process}/task/{thread}").into_bytes())
+    }
+}
+
+/// Places of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Working directory.
+    Cwd,
+    /// Executable.
+    Exe,
+    /// Root directory.
+    Root,
+}
+
+/// What a magic link stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Magic {
+    /// A place.
+    Place(Which),
+    /// A descriptor.
+    Fd(Fd),
+}
+
+/// A magic link of a process.
+pub struct MagicLink {
+    /// Whose.
+    pub at: Numbered,
+    /// To what.
+    pub which: Magic,
+}
+
+impl Owner for MagicLink {
+    fn owner(&self) -> (u32, u32) {
+        self.at.owner()
+    }
+
+    fn ino(&self) -> Option<u64> {
+        self.at.ino()
+    }
+}
+
+enum Found {
+    Place(VfsPath),
+    File(Arc<File>),
+}
+
+impl MagicLink {
+    fn find(&self, task: &Task) -> SysResult<Found> {
+        match self.which {
+            Magic::Place(Which::Cwd) => Ok(Found::Place(task.fs().places().cwd.clone())),
+            Magic::Place(Which::Root) => Ok(Found::Place(task.fs().places().root.clone())),
+            Magic::Place(Which::Exe) => task.mm().image().exe.map(Found::File).ok_or(Errno::ENOENT),
+            Magic::Fd(fd) => task.files().get(fd).map(Found::File).map_err(|_| Errno::ENOENT),
+        }
+    }
+}
+
+/// What `readlink` shows for an open file.
+pub fn file_text(file: &File, root: &VfsPath) -> Vec<u8> {
+    match (file.ops().anonymous_name(), file.path()) {
+        (Some(name), _) => name.into_bytes(),
+        (None, Some(path)) => path.text(root).for_link(),
+        (None, None) => b"anon_inode:[unknown]".to_vec(),
+    }
+}
+
+impl Link for MagicLink {
+    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
+        self.at.subject.may_inspect(ctx)?;
+        let places = ctx.task.fs().places();
+        Ok(match self.find(&*self.at.subject.task()?)? {
+            Found::Place(path) => path.text(&places.root).for_link(),
+            Found::File(file) => file_text(&file, &places.root),
+        })
+    }
+
+    fn target(&self, ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
+        self.at.subject.may_inspect(ctx)?;
+        Ok(match self.find(&*self.at.subject.task()?)? {
+            Found::Place(path) => LinkTarget::Jump(path),
+            Found::File(file) => match file.path() {
+                Some(path) => LinkTarget::Jump(path.clone()),
+                None => LinkTarget::Reopen(file),
+            },
+        })
+    }
+}
+
+/// `/proc/N/ns/*`: names a namespace by its number.
+pub struct NamespaceLink {
+    at: Numbered,
+    kind: &'static str,
+    id: fn(&Task) -> SysResult<u64>,
+}
+
+type NamespaceRow = (&'static str, &'static str, fn(&Task) -> SysResult<u64>);
+
+const NAMESPACES: &[NamespaceRow] = &[
+    ("ipc", "ipc", |task| Ok(task.namespaces().ipc.id())),
+    ("mnt", "mnt", |task| Ok(task.namespaces().mount.id())),
+    ("net", "net", |task| Ok(task.namespaces().net.id())),
+    ("pid", "pid", |task| task.pid_namespace().map(|namespace| namespace.id()).ok_or(Errno::ESRCH)),
+    ("pid_for_children", "pid", |task| Ok(task.namespaces().pid_for_children.id())),
+    ("user", "user", |task| Ok(task.namespaces().user.id())),
+    ("uts", "uts", |task| Ok(task.namespaces().uts.id())),
+];
+
+impl NamespaceLink {
+    /// The directory `ns`.
+    pub fn directory(fs: &Arc<PseudoFs>, subject: &Subject) -> OwnedDir {
+        const FIRST: u64 = 200;
+        let mut children = StaticDir::new();
+        for (&(name, kind, id), n) in NAMESPACES.iter().zip(FIRST..) {
+            let link = NamespaceLink { at: subject.numbered(n), kind, id };
+            children = children.with(name, PseudoLink::new(fs, 0o777, link));
+        }
+        OwnedDir { at: subject.numbered(FIRST - 1), children }
+    }
+}
+
+impl Owner for NamespaceLink {
+    fn owner(&self) -> (u32, u32) {
+        self.at.owner()
+    }
+
+    fn ino(&self) -> Option<u64> {
+        self.at.ino()
+    }
+}
+
+impl Link for NamespaceLink {
+    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
+        self.at.subject.may_inspect(ctx)?;
+        let id = (self.id)(&*self.at.subject.task()?)?;
+        Ok(format!("{}:[{id}]", self.kind).into_bytes())
+    }
+
+    /// Opening a namespace is not supported: there is nothing to do with its descriptor.
+    fn target(&self, _ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
+        Err(Errno::EACCES)
+    }
+}
