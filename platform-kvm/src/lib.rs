@@ -18,6 +18,7 @@
 #![warn(missing_docs)]
 
 pub mod arena;
+mod cpu_features;
 pub mod error;
 mod fault;
 pub mod fpu;
@@ -31,6 +32,7 @@ pub mod thread;
 pub use arena::{
     Alignment, Arena, ArenaConfig, Frame, FrameRange, GPA_BASE, Gpa, PAGE_SIZE, WindowAccess, WindowRange,
 };
+pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};

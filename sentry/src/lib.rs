@@ -21,6 +21,7 @@ pub mod errno;
 pub mod fs;
 pub mod io;
 pub mod kernel;
+pub mod loader;
 pub mod mm;
 pub mod observe;
 pub mod platform;
