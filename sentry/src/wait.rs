@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 bitflags! {
     /// Readiness, with the numbers of `poll(2)` and `epoll(7)`.
@@ -143,6 +143,7 @@ pub struct Waiter {
 struct WaiterState {
     notified: bool,
     interrupted: bool,
+    asleep: bool,
 }
 
 impl Waiter {
@@ -160,6 +161,13 @@ impl Waiter {
     /// An interruption is sticky until [`Waiter::clear_interrupt`].
     pub fn wait(&self, deadline: Option<Instant>) -> WaitOutcome {
         let mut state = self.state.lock();
+        state.asleep = true;
+        let outcome = self.sleep(&mut state, deadline);
+        state.asleep = false;
+        outcome
+    }
+
+    fn sleep(&self, state: &mut MutexGuard<'_, WaiterState>, deadline: Option<Instant>) -> WaitOutcome {
         loop {
             if state.notified {
                 state.notified = false;
@@ -169,12 +177,9 @@ impl Waiter {
                 return WaitOutcome::Interrupted;
             }
             match deadline {
-                None => self.wake.wait(&mut state),
+                None => self.wake.wait(state),
                 Some(at) => {
-                    if self.wake.wait_until(&mut state, at).timed_out()
-                        && !state.notified
-                        && !state.interrupted
-                    {
+                    if self.wake.wait_until(state, at).timed_out() && !state.notified && !state.interrupted {
                         return WaitOutcome::TimedOut;
                     }
                 }
@@ -189,6 +194,11 @@ impl Waiter {
             self.wake.wait(&mut state);
         }
         state.notified = false;
+    }
+
+    /// Whether the task sleeps here (`/proc`).
+    pub fn is_asleep(&self) -> bool {
+        self.state.lock().asleep
     }
 
     /// Wakes the task: something it waits for may have happened.

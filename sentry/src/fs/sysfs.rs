@@ -23,7 +23,8 @@ pub fn mount(kernel: &Arc<Kernel>, device: Device) -> SysResult<Arc<dyn FileSyst
 fn tree(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
     let dir = |children: StaticDir| PseudoDir::new(fs, 0o755, children);
     let empty = || dir(StaticDir::new());
-    let show = |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
+    let show =
+        |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
     let hugepage = StaticDir::new()
         .with("enabled", show(|_| "always [madvise] never\n".into()))
         .with("hpage_pmd_size", show(|_| "2097152\n".into()));
@@ -46,7 +47,8 @@ fn tree(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
 }
 
 fn cpus(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
-    let show = |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
+    let show =
+        |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
     let mut dir = StaticDir::new()
         .with("kernel_max", show(|_| "8191\n".into()))
         .with("offline", show(|_| "\n".into()))

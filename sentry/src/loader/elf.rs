@@ -189,7 +189,8 @@ impl Header {
             let holds = |segment: &&Segment| {
                 (segment.offset..segment.offset.saturating_add(segment.file_len)).contains(&table_offset)
             };
-            let address = |segment: &Segment| table_offset.wrapping_sub(segment.offset).wrapping_add(segment.address);
+            let address =
+                |segment: &Segment| table_offset.wrapping_sub(segment.offset).wrapping_add(segment.address);
             self.headers_address = self.segments.iter().find(holds).map_or(0, address);
         }
         let (start, end) = self.span();

@@ -82,7 +82,8 @@ fn bias(mm: &Mm, header: &Header, place: Place) -> SysResult<u64> {
     let slack = header.align.saturating_sub(PAGE_SIZE);
     let room = len.checked_add(slack).ok_or(Errno::ENOMEM)?;
     let hint = if place == Place::Program { mm.layout().pie_base } else { 0 };
-    let request = MapRequest { addr: hint, len: room, prot: Prot::empty(), flags: MapFlags::empty(), backing: None };
+    let request =
+        MapRequest { addr: hint, len: room, prot: Prot::empty(), flags: MapFlags::empty(), backing: None };
     let found = mm.mmap(request)?;
     mm.munmap(found, room)?;
     let base = found.checked_next_multiple_of(header.align).ok_or(Errno::ENOMEM)?;

@@ -12,8 +12,6 @@ pub mod elf;
 pub mod image;
 pub mod script;
 pub mod stack;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
@@ -141,7 +139,12 @@ impl Program {
             secure: with.secure,
             random: entropy.next_bytes(),
         };
-        let content = stack::Content { args: &self.args, env: with.env, asked: &self.asked, executable: self.header.executable_stack };
+        let content = stack::Content {
+            args: &self.args,
+            env: with.env,
+            asked: &self.asked,
+            executable: self.header.executable_stack,
+        };
         let built = stack::build(&mm, &content, &auxv, with.credentials)?;
         mm.update_image(|image| {
             program.describe(image);

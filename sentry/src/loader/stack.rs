@@ -195,7 +195,11 @@ fn vector(aux: &Auxv, who: &Credentials, strings: &Strings) -> Vec<(u64, u64)> {
         (linux::AT_MINSIGSTKSZ, aux.min_signal_stack),
         (linux::AT_NULL, 0),
     ];
-    pairs.iter().filter(|&&(kind, value)| kind != linux::AT_SYSINFO_EHDR || value != 0).map(|&(kind, value)| (u64::from(kind), value)).collect()
+    pairs
+        .iter()
+        .filter(|&&(kind, value)| kind != linux::AT_SYSINFO_EHDR || value != 0)
+        .map(|&(kind, value)| (u64::from(kind), value))
+        .collect()
 }
 
 fn map(mm: &Mm, pointer: u64, executable: bool) -> SysResult {

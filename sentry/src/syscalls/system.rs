@@ -198,7 +198,7 @@ impl Rusage {
 pub fn getrusage(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     use std::sync::atomic::Ordering::Relaxed;
     let group = ctx.task.thread_group();
-    let peak = 0; // until `mm` counts
+    let peak = ctx.task.mm().usage().peak_rss / 1024;
     let usage = match args.int(0) {
         who if who == linux::RUSAGE_SELF as i32 => {
             let (user, system) = group.cpu_nanos();

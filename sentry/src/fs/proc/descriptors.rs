@@ -48,7 +48,9 @@ fn descriptor(name: &[u8]) -> SysResult<Fd> {
 
 impl FdDir {
     fn numbered(&self, fd: Fd) -> Numbered {
-        let n = FIRST.wrapping_add((fd.index() as u64 & 0x3fff) << 1).wrapping_add(u64::from(self.view == FdView::Info));
+        let n = FIRST
+            .wrapping_add((fd.index() as u64 & 0x3fff) << 1)
+            .wrapping_add(u64::from(self.view == FdView::Info));
         self.at.subject.numbered(n)
     }
 }
@@ -73,8 +75,8 @@ impl Directory for FdDir {
 
     fn entries(&self) -> SysResult<Vec<Entry>> {
         let file_type = if self.view == FdView::Link { FileType::Symlink } else { FileType::Regular };
-        let open = self.at.subject.task()?.files().open_descriptors();
-        let entry = |fd: &Fd| Entry {
+        let open = self.at.subject.task()?.files().list();
+        let entry = |(fd, _): &(Fd, Arc<crate::vfs::File>)| Entry {
             name: fd.index().to_string().into_bytes(),
             file_type,
             ino: self.numbered(*fd).ino().unwrap_or(0),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::process::{Numbered, OwnedDir, Subject};
 use crate::errno::{Errno, SysResult};
 use crate::fs::pseudo::{Link, Owner, PseudoFs, PseudoLink, StaticDir};
-use crate::task::{PidNamespace, SyscallContext, Task};
+use crate::task::{PidNamespace, Task};
+use crate::vfs::caller::Caller;
 use crate::vfs::{Fd, File, LinkTarget, VfsPath};
 
 /// `/proc/self` and `/proc/thread-self`.
@@ -19,15 +20,16 @@ pub struct Own {
 impl Owner for Own {}
 
 impl Link for Own {
-    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
-        let process = ctx.task.thread_group().pid().number_in(&self.namespace);
+    fn text(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
+        let task = caller.task.ok_or(Errno::ENOENT)?;
+        let process = task.thread_group().pid().number_in(&self.namespace);
         if process == 0 {
             return Err(Errno::ENOENT);
         }
         if !self.thread {
             return Ok(process.to_string().into_bytes());
         }
-        let thread = ctx.task.pid().number_in(&self.namespace);
+        let thread = task.pid().number_in(&self.namespace);
         Ok(format!("{process}/task/{thread}").into_bytes())
     }
 }
@@ -96,17 +98,16 @@ pub fn file_text(file: &File, root: &VfsPath) -> Vec<u8> {
 }
 
 impl Link for MagicLink {
-    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
-        self.at.subject.may_inspect(ctx)?;
-        let places = ctx.task.fs().places();
+    fn text(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
+        self.at.subject.may_inspect(caller)?;
         Ok(match self.find(&*self.at.subject.task()?)? {
-            Found::Place(path) => path.text(&places.root).for_link(),
-            Found::File(file) => file_text(&file, &places.root),
+            Found::Place(path) => path.text(caller.root()).for_link(),
+            Found::File(file) => file_text(&file, caller.root()),
         })
     }
 
-    fn target(&self, ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
-        self.at.subject.may_inspect(ctx)?;
+    fn target(&self, caller: &Caller<'_>) -> SysResult<LinkTarget> {
+        self.at.subject.may_inspect(caller)?;
         Ok(match self.find(&*self.at.subject.task()?)? {
             Found::Place(path) => LinkTarget::Jump(path),
             Found::File(file) => match file.path() {
@@ -160,14 +161,14 @@ impl Owner for NamespaceLink {
 }
 
 impl Link for NamespaceLink {
-    fn text(&self, ctx: &SyscallContext<'_>) -> SysResult<Vec<u8>> {
-        self.at.subject.may_inspect(ctx)?;
+    fn text(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
+        self.at.subject.may_inspect(caller)?;
         let id = (self.id)(&*self.at.subject.task()?)?;
         Ok(format!("{}:[{id}]", self.kind).into_bytes())
     }
 
     /// Opening a namespace is not supported: there is nothing to do with its descriptor.
-    fn target(&self, _ctx: &SyscallContext<'_>) -> SysResult<LinkTarget> {
+    fn target(&self, _caller: &Caller<'_>) -> SysResult<LinkTarget> {
         Err(Errno::EACCES)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::process::Subject;
 use crate::errno::SysResult;
-use crate::mm::VmaInfo;
+use crate::mm::{Prot, VmaFlags, VmaReport};
 use crate::vfs::VfsPath;
 
 /// Longest `cmdline` or `environ` shown, in bytes.
@@ -40,24 +40,24 @@ pub fn auxv(subject: &Subject) -> SysResult<Vec<u8>> {
 }
 
 /// One line of `maps`, without its newline.
-fn maps_line(vma: &VmaInfo, root: &VfsPath) -> Vec<u8> {
+fn maps_line(vma: &VmaReport, root: &VfsPath) -> Vec<u8> {
     let flag = |on: bool, letter: char| if on { letter } else { '-' };
     let head = format!(
         "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
         vma.start,
         vma.end,
-        flag(vma.readable, 'r'),
-        flag(vma.writable, 'w'),
-        flag(vma.executable, 'x'),
-        if vma.shared { 's' } else { 'p' },
+        flag(vma.prot.contains(Prot::READ), 'r'),
+        flag(vma.prot.contains(Prot::WRITE), 'w'),
+        flag(vma.prot.contains(Prot::EXEC), 'x'),
+        if vma.flags.contains(VmaFlags::SHARED) { 's' } else { 'p' },
         vma.offset,
-        vma.identity.device.major,
-        vma.identity.device.minor,
-        vma.identity.ino,
+        vma.device.major,
+        vma.device.minor,
+        vma.ino,
     );
     let name = match vma.file.as_ref().and_then(|file| file.path()) {
         Some(path) => path.text(root).for_link(),
-        None => vma.identity.name.clone(),
+        None => vma.name.clone(),
     };
     let mut line = head.into_bytes();
     if !name.is_empty() {
@@ -70,14 +70,14 @@ fn maps_line(vma: &VmaInfo, root: &VfsPath) -> Vec<u8> {
     line
 }
 
-fn each(subject: &Subject, mut show: impl FnMut(&mut Vec<u8>, &VmaInfo)) -> SysResult<Vec<u8>> {
+fn each(subject: &Subject, mut show: impl FnMut(&mut Vec<u8>, &VmaReport)) -> SysResult<Vec<u8>> {
     let task = subject.task()?;
     if task.is_exiting() {
         return Ok(Vec::new());
     }
     let places = task.fs().places();
     let mut text = Vec::new();
-    for vma in task.mm().vmas() {
+    for vma in task.mm().mappings() {
         text.extend_from_slice(&maps_line(&vma, &places.root));
         text.push(b'\n');
         show(&mut text, &vma);
@@ -118,7 +118,7 @@ fn details(size: u64, resident: u64, anonymous: u64) -> String {
 pub fn smaps(subject: &Subject) -> SysResult<Vec<u8>> {
     each(subject, |text, vma| {
         let size = vma.end.saturating_sub(vma.start);
-        text.extend_from_slice(details(size, vma.resident_bytes, vma.resident_bytes).as_bytes());
+        text.extend_from_slice(details(size, vma.private_bytes, vma.private_bytes).as_bytes());
     })
 }
 
@@ -126,9 +126,9 @@ pub fn smaps(subject: &Subject) -> SysResult<Vec<u8>> {
 pub fn smaps_rollup(subject: &Subject) -> SysResult<Vec<u8>> {
     let task = subject.task()?;
     let usage = task.mm().usage();
-    let anonymous = usage.resident_bytes.saturating_sub(usage.shared_bytes);
-    let all = details(usage.virtual_bytes, usage.resident_bytes, anonymous);
-    let sums: String = all.lines().filter(|line| !line.contains("Size")).map(|line| format!("{line}\n")).collect();
+    let all = details(usage.total, usage.rss(), usage.rss_anonymous);
+    let sums: String =
+        all.lines().filter(|line| !line.contains("Size")).map(|line| format!("{line}\n")).collect();
     let head = format!("{:08x}-{:08x} ---p 00000000 00:00 0 [rollup]\n", 0x10000u64, 0x7fff_ffff_f000u64);
     Ok((head + &sums).into_bytes())
 }

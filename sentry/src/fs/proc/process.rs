@@ -6,8 +6,11 @@ use super::descriptors::{FdDir, FdView};
 use super::links::{Magic, MagicLink, NamespaceLink, Which};
 use super::{memory, root, status, texts};
 use crate::errno::{Errno, SysResult};
-use crate::fs::pseudo::{Directory, Entry, Owner, PseudoDir, PseudoFile, PseudoFs, PseudoLink, StaticDir, Text};
-use crate::task::{Capability, PidNamespace, SyscallContext, Task};
+use crate::fs::pseudo::{
+    Directory, Entry, Owner, PseudoDir, PseudoFile, PseudoFs, PseudoLink, StaticDir, Text,
+};
+use crate::task::{Capability, PidNamespace, Task};
+use crate::vfs::caller::Caller;
 use crate::vfs::{DentryCache, FileType, Inode, OpenFlags};
 
 /// Whether a directory speaks of a whole process or of one thread.
@@ -52,13 +55,13 @@ impl Subject {
         Numbered { subject: self.clone(), n }
     }
 
-    /// Whether `ctx` may look into the process (`ptrace_may_access`): its own, or same user and dumpable, or privileged.
-    pub fn may_inspect(&self, ctx: &SyscallContext<'_>) -> SysResult {
+    /// Whether `caller` may look into the process (`ptrace_may_access`): its own, or same user and dumpable, or privileged.
+    pub fn may_inspect(&self, caller: &Caller<'_>) -> SysResult {
         let task = self.task()?;
-        if Arc::ptr_eq(task.thread_group(), ctx.task.thread_group()) {
+        if caller.task.is_some_and(|own| Arc::ptr_eq(task.thread_group(), own.thread_group())) {
             return Ok(());
         }
-        let (who, whom) = (ctx.task.credentials(), task.credentials());
+        let (who, whom) = (&caller.credentials, task.credentials());
         let same_user = [whom.uid, whom.euid, whom.suid].iter().all(|&uid| uid == who.fsuid);
         let same_group = [whom.gid, whom.egid, whom.sgid].iter().all(|&gid| gid == who.fsgid);
         let open = task.attributes().dumpable && who.permitted.contains(whom.permitted);
@@ -145,10 +148,10 @@ impl Text for ProcessFile {
         self.store.map_or(Err(Errno::EINVAL), |store| store(&self.at.subject, data))
     }
 
-    fn check_open(&self, ctx: &SyscallContext<'_>, _flags: OpenFlags) -> SysResult {
+    fn check_open(&self, caller: &Caller<'_>, _flags: OpenFlags) -> SysResult {
         match self.guard {
             Guard::Mode => self.at.subject.task().map(drop),
-            Guard::Inspect => self.at.subject.may_inspect(ctx),
+            Guard::Inspect => self.at.subject.may_inspect(caller),
         }
     }
 }
@@ -207,7 +210,9 @@ impl ProcessDir {
             b"fdinfo" => PseudoDir::new(fs, 0o555, FdDir { fs: fs_weak, at, view: FdView::Info }),
             b"ns" => PseudoDir::new(fs, 0o511, NamespaceLink::directory(fs, &self.subject)),
             b"net" => PseudoDir::new(fs, 0o555, texts::net_directory(fs, &self.subject)),
-            b"task" if self.subject.view == View::Process => PseudoDir::new(fs, 0o555, TaskDir { fs: fs_weak, at }),
+            b"task" if self.subject.view == View::Process => {
+                PseudoDir::new(fs, 0o555, TaskDir { fs: fs_weak, at })
+            }
             _ => return Err(Errno::ENOENT),
         })
     }

@@ -23,11 +23,17 @@ fn state(task: &Task) -> (char, &'static str) {
         ('X', "dead")
     } else if group.is_stopped() {
         ('T', "stopped")
-    } else if task.is_asleep() {
+    } else if task.waiter().is_asleep() {
         ('S', "sleeping")
     } else {
         ('R', "running")
     }
+}
+
+/// When it started, in clock ticks since boot.
+fn started_ticks(task: &Task) -> u64 {
+    let up = task.kernel().system_info().booted.elapsed().saturating_sub(task.age());
+    u64::try_from(up.as_nanos() / u128::from(TICK)).unwrap_or(0)
 }
 
 fn usage(task: &Task) -> MemoryUsage {
@@ -48,13 +54,14 @@ pub fn stat(subject: &Subject) -> SysResult<Vec<u8>> {
     let terminal = job.session().terminal();
     let (user, system) = if subject.view == View::Process { group.cpu_nanos() } else { task.cpu_nanos() };
     let times = group.times();
-    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed) / TICK;
+    let load =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed) / TICK;
     let attributes = task.attributes();
     let image = task.mm().image();
     let memory = usage(&task);
     let (pending, shared) = task.pending_signals();
     let (ignored, caught) = group.handlers().summary();
-    let started = task.started_ticks(USER_HZ);
+    let started = started_ticks(&task);
     let foreground = terminal.as_ref().and_then(|terminal| terminal.foreground());
     let mut text = Vec::new();
     text.extend_from_slice(format!("{} (", task.pid().number_in(namespace)).as_bytes());
@@ -67,16 +74,26 @@ pub fn stat(subject: &Subject) -> SysResult<Vec<u8>> {
         terminal.as_ref().map_or(0, |terminal| tty_number(terminal.device())).to_string(),
         foreground.map_or(-1, |group| group.pid().number_in(namespace)).to_string(),
         "4194304 0 0 0 0".into(),
-        format!("{} {} {} {}", user / TICK, system / TICK, load(&times.children_user), load(&times.children_system)),
+        format!(
+            "{} {} {} {}",
+            user / TICK,
+            system / TICK,
+            load(&times.children_user),
+            load(&times.children_system)
+        ),
         format!("{} {}", attributes.nice.saturating_add(20), attributes.nice),
         format!("{} 0 {started}", group.thread_count().max(1)),
-        format!("{} {} {}", memory.virtual_bytes, memory.resident_bytes / PAGE, group.rlimit(Resource::Rss).soft),
+        format!("{} {} {}", memory.total, memory.rss() / PAGE, group.rlimit(Resource::Rss).soft),
         format!("{} {} {} 0 0", image.start_code, image.end_code, image.start_stack),
-        format!("{} {}", pending.union(shared).bits() & 0x7fff_ffff, task.blocked_signals().bits() & 0x7fff_ffff),
+        format!(
+            "{} {}",
+            pending.union(shared).bits() & 0x7fff_ffff,
+            task.blocked_signals().bits() & 0x7fff_ffff
+        ),
         format!("{} {}", ignored.bits() & 0x7fff_ffff, caught.bits() & 0x7fff_ffff),
         "0 0 0 17 0".into(),
         format!("{} {} 0 0 0", attributes.sched_priority, attributes.sched_policy),
-        format!("{} {} {}", image.start_data, image.end_data, memory.heap_start),
+        format!("{} {} {}", image.start_data, image.end_data, task.mm().heap().start),
         format!("{} {} {} {}", image.arg_start, image.arg_end, image.env_start, image.env_end),
         group.exit_status().map_or(0, |status| status.wait_status()).to_string(),
     ];
@@ -92,7 +109,8 @@ pub fn statm(subject: &Subject) -> SysResult<Vec<u8>> {
     let image = task.mm().image();
     let text = image.end_code.saturating_sub(image.start_code).div_ceil(PAGE);
     let [size, resident, shared, data] =
-        [memory.virtual_bytes, memory.resident_bytes, memory.shared_bytes, memory.data_bytes].map(|bytes| bytes / PAGE);
+        [memory.total, memory.rss(), memory.rss_file.saturating_add(memory.rss_shared), memory.data]
+            .map(|bytes| bytes / PAGE);
     Ok(format!("{size} {resident} {shared} {text} 0 {data} 0\n").into_bytes())
 }
 
@@ -138,7 +156,7 @@ fn identity(subject: &Subject, task: &Arc<Task>) -> String {
         who.egid,
         who.sgid,
         who.fsgid,
-        task.files().open_descriptors().len().next_power_of_two().max(64),
+        task.files().list().len().next_power_of_two().max(64),
     );
     for gid in &who.groups {
         let _ = write!(text, "{gid} ");
@@ -158,20 +176,22 @@ fn memory(text: &mut String, task: &Task) {
         return;
     }
     let memory = usage(task);
+    let image = task.mm().image();
+    let code = image.end_code.saturating_sub(image.start_code);
     let rows = [
-        ("VmPeak", memory.peak_virtual_bytes),
-        ("VmSize", memory.virtual_bytes),
-        ("VmLck", memory.locked_bytes),
+        ("VmPeak", memory.peak),
+        ("VmSize", memory.total),
+        ("VmLck", memory.locked),
         ("VmPin", 0),
-        ("VmHWM", memory.peak_resident_bytes),
-        ("VmRSS", memory.resident_bytes),
-        ("RssAnon", memory.resident_bytes.saturating_sub(memory.shared_bytes)),
-        ("RssFile", memory.shared_bytes),
-        ("RssShmem", 0),
-        ("VmData", memory.data_bytes),
-        ("VmStk", memory.stack_bytes),
-        ("VmExe", { let image = task.mm().image(); image.end_code.saturating_sub(image.start_code) }),
-        ("VmLib", 0),
+        ("VmHWM", memory.peak_rss.max(memory.rss())),
+        ("VmRSS", memory.rss()),
+        ("RssAnon", memory.rss_anonymous),
+        ("RssFile", memory.rss_file),
+        ("RssShmem", memory.rss_shared),
+        ("VmData", memory.data),
+        ("VmStk", memory.stack),
+        ("VmExe", code),
+        ("VmLib", memory.exec.saturating_sub(code)),
         ("VmPTE", 0),
         ("VmSwap", 0),
     ];

@@ -51,12 +51,18 @@ impl Text for RandomUuid {
 /// A random (version 4) UUID.
 fn uuid() -> SysResult<String> {
     let mut bytes = [0u8; 16];
-    crate::fs::devices::random_bytes(&mut bytes)?;
+    crate::fs::random::random_bytes(&mut bytes)?;
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
     let (g, i) = ((g & 0x0f) | 0x40, (i & 0x3f) | 0x80);
     Ok(format!(
         "{a:02x}{b:02x}{c:02x}{d:02x}-{e:02x}{f:02x}-{g:02x}{h:02x}-{i:02x}{j:02x}-{k:02x}{l:02x}{m:02x}{n:02x}{o:02x}{p:02x}"
     ))
+}
+
+/// The reader's host name.
+fn hostname() -> String {
+    let host = crate::task::current::current().map(|task| task.namespaces().uts.names().host);
+    format!("{}\n", String::from_utf8_lossy(&host.unwrap_or_default()))
 }
 
 /// Builds directories without repeating the file system and the kernel at every line.
@@ -90,7 +96,7 @@ impl Builder<'_> {
                 .with("cap_last_cap", self.show(|_| "40\n".into()))
                 .with("core_pattern", self.show(|_| "core\n".into()))
                 .with("domainname", self.show(|_| "(none)\n".into()))
-                .with("hostname", self.show(|kernel| format!("{}\n", kernel.hostname())))
+                .with("hostname", self.show(|_| hostname()))
                 .with("msgmax", self.kept("8192"))
                 .with("msgmnb", self.kept("16384"))
                 .with("msgmni", self.kept("32000"))
@@ -99,14 +105,17 @@ impl Builder<'_> {
                 .with("ostype", self.show(|_| "Linux\n".into()))
                 .with("overflowgid", self.show(|_| "65534\n".into()))
                 .with("overflowuid", self.show(|_| "65534\n".into()))
-                .with("pid_max", self.show(|_| format!("{}\n", crate::task::PID_MAX)))
+                .with("pid_max", self.show(|_| format!("{}\n", crate::task::pid::PID_MAX)))
                 .with("random", self.dir(random))
                 .with("randomize_va_space", self.show(|_| "2\n".into()))
                 .with("sem", self.kept("32000\t1024000000\t500\t32000"))
                 .with("shmall", self.kept("18446744073692774399"))
                 .with("shmmax", self.kept("18446744073692774399"))
                 .with("shmmni", self.kept("4096"))
-                .with("threads-max", self.show(|kernel| format!("{}\n", kernel.system_info().memory_total >> 17)))
+                .with(
+                    "threads-max",
+                    self.show(|kernel| format!("{}\n", kernel.system_info().memory_total >> 17)),
+                )
                 .with("version", self.show(|_| format!("{VERSION}\n")))
                 .with("yama", self.dir(StaticDir::new().with("ptrace_scope", self.show(|_| "0\n".into())))),
         ))

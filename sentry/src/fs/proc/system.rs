@@ -47,8 +47,10 @@ const FILES: &[(&str, fn(&Kernel) -> String)] = &[
     ("vmstat", vmstat),
 ];
 
-const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\tmqueue\nnodev\t9p\n";
-const DEVICES: &str = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
+const FILESYSTEMS: &str =
+    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\tmqueue\nnodev\t9p\n";
+const DEVICES: &str =
+    "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
 
 /// Adds all of them to the root directory.
 pub fn add_to(mut dir: StaticDir, fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> StaticDir {
@@ -70,8 +72,17 @@ fn cpuinfo(kernel: &Kernel) -> String {
              apicid\t\t: {n}\ninitial apicid\t: {n}\nfpu\t\t: yes\nfpu_exception\t: yes\ncpuid level\t: 13\nwp\t\t: yes\n\
              flags\t\t: {}\nbogomips\t: {}\nclflush size\t: 64\ncache_alignment\t: 64\n\
              address sizes\t: 48 bits physical, 48 bits virtual\npower management:\n\n",
-            cpu.vendor, cpu.family, cpu.model, cpu.name, cpu.stepping, cpu.mhz, cpu.cache, info.cpus, info.cpus,
-            cpu.flags, cpu.bogomips,
+            cpu.vendor,
+            cpu.family,
+            cpu.model,
+            cpu.name,
+            cpu.stepping,
+            cpu.mhz,
+            cpu.cache,
+            info.cpus,
+            info.cpus,
+            cpu.flags,
+            cpu.bogomips,
         );
     }
     text
@@ -160,5 +171,8 @@ fn stat(kernel: &Kernel) -> String {
 fn vmstat(kernel: &Kernel) -> String {
     let total = kernel.system_info().memory_total / 4096;
     let used = kernel.memory_used() / 4096;
-    format!("nr_free_pages {}\nnr_anon_pages {used}\npgfault 0\npgmajfault 0\npswpin 0\npswpout 0\n", total.saturating_sub(used))
+    format!(
+        "nr_free_pages {}\nnr_anon_pages {used}\npgfault 0\npgmajfault 0\npswpin 0\npswpout 0\n",
+        total.saturating_sub(used)
+    )
 }

@@ -29,7 +29,8 @@ pub fn comm(subject: &Subject) -> SysResult<Vec<u8>> {
 /// A write to `comm`, allowed to threads of the same process.
 pub fn set_comm(subject: &Subject, data: &[u8]) -> SysResult {
     let task = subject.task()?;
-    let own = crate::task::current::current().is_some_and(|writer| Arc::ptr_eq(writer.thread_group(), task.thread_group()));
+    let own = crate::task::current::current()
+        .is_some_and(|writer| Arc::ptr_eq(writer.thread_group(), task.thread_group()));
     if !own {
         return Err(Errno::EINVAL);
     }
@@ -74,7 +75,8 @@ pub fn limits(subject: &Subject) -> SysResult<Vec<u8>> {
         ("Max realtime timeout", Resource::Rttime, "us"),
     ];
     let task = subject.task()?;
-    let show = |value: u64| if value == rlimit::INFINITY { "unlimited".to_owned() } else { value.to_string() };
+    let show =
+        |value: u64| if value == rlimit::INFINITY { "unlimited".to_owned() } else { value.to_string() };
     let mut text = format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     for (name, resource, unit) in ROWS {
         let limit = task.rlimit(resource);
@@ -159,8 +161,9 @@ pub fn oom_adj(subject: &Subject) -> SysResult<Vec<u8>> {
 pub fn oom_score(subject: &Subject) -> SysResult<Vec<u8>> {
     let task = subject.task()?;
     let total = task.kernel().system_info().memory_total.max(1);
-    let share = task.mm().usage().resident_bytes.saturating_mul(1000).checked_div(total).unwrap_or(0);
-    let adjusted = i64::try_from(share).unwrap_or(1000).saturating_add(i64::from(task.thread_group().oom_score_adj()));
+    let share = task.mm().usage().rss().saturating_mul(1000).checked_div(total).unwrap_or(0);
+    let adjusted =
+        i64::try_from(share).unwrap_or(1000).saturating_add(i64::from(task.thread_group().oom_score_adj()));
     line(adjusted.clamp(0, 2000))
 }
 
@@ -220,7 +223,9 @@ pub fn net_directory(fs: &Arc<PseudoFs>, subject: &Subject) -> OwnedDir {
         ("tcp6", |_| line(TCP)),
         ("udp", |_| line(TCP)),
         ("udp6", |_| line(TCP)),
-        ("route", |_| line("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT")),
+        ("route", |_| {
+            line("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT")
+        }),
         ("if_inet6", |_| Ok(Vec::new())),
     ];
     let mut children = StaticDir::new();
