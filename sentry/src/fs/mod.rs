@@ -17,3 +17,4 @@ pub mod random;
 pub mod signalfd;
 pub mod sysfs;
 pub mod timerfd;
+pub mod tmpfs;

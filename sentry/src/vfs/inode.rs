@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
@@ -83,6 +84,13 @@ impl Device {
     pub const fn encode(self) -> u64 {
         let (major, minor) = (self.major as u64, self.minor as u64);
         (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & !0xff) << 12) | ((major & !0xfff) << 32)
+    }
+
+    /// A number for a file system without a device, never given out again.
+    pub fn new_anonymous() -> Device {
+        // Low minors are those of the kernel-internal file systems.
+        static NEXT: AtomicU32 = AtomicU32::new(32);
+        Device { major: 0, minor: NEXT.fetch_add(1, Ordering::Relaxed) }
     }
 
     /// From `mknod`'s or `stat`'s encoding.
@@ -268,6 +276,10 @@ pub trait FileSystem: Any + Send + Sync {
     /// Type-specific mount options for `/proc/mounts`, with a leading comma each, e.g. `,size=65536k`.
     fn show_options(&self) -> String {
         String::new()
+    }
+    /// Changes its options (`MS_REMOUNT`). `EINVAL` for options that it does not know or that cannot change.
+    fn reconfigure(&self, options: &[u8]) -> SysResult {
+        if options.is_empty() { Ok(()) } else { Err(Errno::EINVAL) }
     }
     /// Writes everything back (`sync`, `syncfs`, unmount).
     fn sync(&self) -> SysResult {

@@ -10,19 +10,29 @@ use crate::task::{Capability, Credentials};
 
 /// Linux's `generic_permission`: mode bits for the file-system ids, then `CAP_DAC_OVERRIDE`/`CAP_DAC_READ_SEARCH`.
 pub fn generic(attr: &Attr, who: &Credentials, access: Access) -> SysResult {
-    let shift = if who.fsuid == attr.uid {
+    by_mode(attr.file_type, (attr.mode, attr.uid, attr.gid), who, access)
+}
+
+/// [`generic`] for a file system that has mode, user and group at hand.
+pub fn by_mode(
+    file_type: FileType,
+    (mode, uid, gid): (u32, u32, u32),
+    who: &Credentials,
+    access: Access,
+) -> SysResult {
+    let shift = if who.fsuid == uid {
         6
-    } else if who.in_group(attr.gid) {
+    } else if who.in_group(gid) {
         3
     } else {
         0
     };
-    let granted = Access::from_bits_truncate((attr.mode >> shift) & 7);
+    let granted = Access::from_bits_truncate((mode >> shift) & 7);
     if granted.contains(access) {
         return Ok(());
     }
-    let directory = attr.file_type == FileType::Directory;
-    let executable = directory || attr.mode & 0o111 != 0;
+    let directory = file_type == FileType::Directory;
+    let executable = directory || mode & 0o111 != 0;
     if (!access.contains(Access::EXEC) || executable) && who.has(Capability::DAC_OVERRIDE) {
         return Ok(());
     }
