@@ -2,7 +2,7 @@
 //!
 //! A [`Dentry`] is one name in one directory, with the inode behind it or the knowledge that there is none (a negative
 //! dentry). Children hold their parent; parents know their children weakly; what keeps an unused dentry alive is the
-//! bounded second-chance list of its superblock ([`Recent`]), so the cache cannot grow with what a guest looks up.
+//! bounded second-chance cache of its superblock ([`Recent`]), so the cache cannot grow with what a guest looks up.
 //! A dentry's inode never changes: creating a file replaces the negative dentry, removing one marks it [`Dentry::is_unlinked`].
 //!
 //! A directory has one live dentry, whatever mounts show it, so its `modify` lock is the directory's lock: held shared by
@@ -11,8 +11,8 @@
 //! Lock order: `modify` of an ancestor, `modify` of a descendant, `children`, `place`, the list. A dentry may be
 //! dropped under any of them: dropping only *tries* to lock the parent's `children`.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -36,6 +36,8 @@ pub struct Dentry {
     unlinked: AtomicBool,
     referenced: AtomicBool,
     mounted: AtomicU32,
+    /// Where its superblock's [`Recent`] keeps it; changed under that lock.
+    slot: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -72,6 +74,7 @@ impl Dentry {
             unlinked: AtomicBool::new(false),
             referenced: AtomicBool::new(false),
             mounted: AtomicU32::new(0),
+            slot: AtomicUsize::new(NOT_KEPT),
         })
     }
 
@@ -246,6 +249,7 @@ impl Dentry {
         }
         if let Some(displaced) = displaced {
             displaced.unlinked.store(true, Ordering::Release);
+            recent.forget(&displaced);
         }
         recent.keep(&fresh);
         fresh
@@ -268,7 +272,15 @@ impl Dentry {
     ) -> Arc<Dentry> {
         let name: Arc<[u8]> = Arc::from(name);
         let child = Dentry::make(Some(self.clone()), name.clone(), inode);
-        self.children.write().insert(name, &child);
+        let displaced = {
+            let mut children = self.children.write();
+            let displaced = children.by_name.get(&name).and_then(Weak::upgrade);
+            children.insert(name, &child);
+            displaced
+        };
+        if let Some(displaced) = displaced {
+            recent.forget(&displaced);
+        }
         recent.keep(&child);
         child
     }
@@ -277,6 +289,7 @@ impl Dentry {
     pub(super) fn removed(self: &Arc<Dentry>, recent: &Recent, child: &Arc<Dentry>) {
         let name = child.name();
         child.unlinked.store(true, Ordering::Release);
+        recent.forget(child);
         let exclusive = self.inode.as_ref().is_some_and(|dir| dir.dentry_cache() == DentryCache::Exclusive);
         if exclusive {
             self.enter(recent, &name, None);
@@ -296,8 +309,20 @@ impl Dentry {
         let old_name = child.name();
         let name: Arc<[u8]> = Arc::from(name);
         self.children.write().by_name.remove(&old_name);
-        *child.place.write() = Place { parent: Some(to.clone()), name: name.clone() };
-        to.children.write().insert(name, child);
+        let old_place = std::mem::replace(
+            &mut *child.place.write(),
+            Place { parent: Some(to.clone()), name: name.clone() },
+        );
+        drop(old_place);
+        let displaced = {
+            let mut children = to.children.write();
+            let displaced = children.by_name.get(&name).and_then(Weak::upgrade);
+            children.insert(name, child);
+            displaced
+        };
+        if let Some(displaced) = displaced {
+            recent.forget(&displaced);
+        }
         recent.keep(child);
     }
 
@@ -354,64 +379,152 @@ impl Drop for Dentry {
     }
 }
 
-/// The dentries a superblock keeps although nobody uses them: a second-chance list of bounded length.
+/// The dentries a superblock keeps although nobody uses them: a bounded second-chance cache.
+///
+/// Every kept dentry has a slot; when all are taken, a hand goes round and replaces the first one that has not been looked up
+/// since it last came by.
 pub struct Recent {
-    list: Mutex<VecDeque<Arc<Dentry>>>,
+    slots: Mutex<Slots>,
     limit: usize,
+}
+
+#[derive(Default)]
+struct Slots {
+    kept: Vec<Option<Arc<Dentry>>>,
+    free: Vec<usize>,
+    hand: usize,
+}
+
+/// A dentry's slot number while it is not kept.
+const NOT_KEPT: usize = usize::MAX;
+
+impl Slots {
+    /// The slot to use next, and the dentry that has to leave it.
+    fn choose(&mut self, limit: usize) -> (usize, Option<Arc<Dentry>>) {
+        if let Some(slot) = self.free.pop() {
+            return (slot, None);
+        }
+        if self.kept.len() < limit {
+            self.kept.push(None);
+            return (self.kept.len().saturating_sub(1), None);
+        }
+        let mut slot = self.hand;
+        for _ in 0..self.kept.len() {
+            slot = self.hand;
+            self.hand = (slot + 1) % self.kept.len();
+            let used = |dentry: &Arc<Dentry>| dentry.referenced.swap(false, Ordering::Relaxed);
+            if !self.kept.get(slot).and_then(Option::as_ref).is_some_and(used) {
+                break;
+            }
+        }
+        (slot, self.kept.get_mut(slot).and_then(Option::take))
+    }
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Recent { list: Mutex::default(), limit: RECENT_MAX }
+        Recent::with_limit(RECENT_MAX)
     }
 }
 
 impl Recent {
-    /// A list of another length.
+    /// A cache of another size, in dentries.
     pub fn with_limit(limit: usize) -> Recent {
-        Recent { list: Mutex::default(), limit }
+        Recent { slots: Mutex::default(), limit }
     }
 
     /// Keeps `dentry` alive for a while.
-    pub fn keep(&self, dentry: &Arc<Dentry>) {
-        let evicted = {
-            let mut list = self.list.lock();
-            list.push_back(dentry.clone());
-            self.evict(&mut list)
-        };
+    fn keep(&self, dentry: &Arc<Dentry>) {
+        let mut slots = self.slots.lock();
+        if dentry.slot.load(Ordering::Relaxed) != NOT_KEPT {
+            return;
+        }
+        let (slot, evicted) = slots.choose(self.limit);
+        if let Some(place) = slots.kept.get_mut(slot) {
+            *place = Some(dentry.clone());
+            dentry.slot.store(slot, Ordering::Relaxed);
+        }
+        if let Some(evicted) = &evicted {
+            evicted.slot.store(NOT_KEPT, Ordering::Relaxed);
+        }
+        drop(slots);
         drop(evicted);
     }
 
-    fn evict(&self, list: &mut VecDeque<Arc<Dentry>>) -> Vec<Arc<Dentry>> {
-        let mut evicted = Vec::new();
-        let mut chances = list.len().min(64);
-        while list.len() > self.limit {
-            let Some(oldest) = list.pop_front() else { break };
-            let again =
-                chances > 0 && oldest.referenced.swap(false, Ordering::Relaxed) && !oldest.is_unlinked();
-            chances = chances.saturating_sub(1);
-            if again {
-                list.push_back(oldest);
-            } else {
-                evicted.push(oldest);
-            }
+    /// Stops keeping `dentry`: its name is gone, and what is behind it is to go with its last user.
+    fn forget(&self, dentry: &Dentry) {
+        let mut slots = self.slots.lock();
+        let slot = dentry.slot.swap(NOT_KEPT, Ordering::Relaxed);
+        let kept = slots.kept.get_mut(slot).and_then(Option::take);
+        if kept.is_some() {
+            slots.free.push(slot);
         }
-        evicted
+        drop(slots);
+        drop(kept);
     }
 
     /// Drops everything nobody else uses (unmounting).
     pub fn clear(&self) {
-        let list = std::mem::take(&mut *self.list.lock());
-        drop(list);
+        let mut slots = self.slots.lock();
+        let all = std::mem::take(&mut *slots);
+        for dentry in all.kept.iter().flatten() {
+            dentry.slot.store(NOT_KEPT, Ordering::Relaxed);
+        }
+        drop(slots);
+        drop(all);
     }
 
     /// How many dentries are kept.
     pub fn len(&self) -> usize {
-        self.list.lock().len()
+        let slots = self.slots.lock();
+        slots.kept.len().saturating_sub(slots.free.len())
     }
 
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::anonymous::{AnonymousInode, Pseudo, next_ino};
+
+    fn dentry() -> Arc<Dentry> {
+        Dentry::root(AnonymousInode::new(Pseudo::Anonymous, next_ino(), 0, 0))
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_spares_what_is_used() {
+        let recent = Recent::with_limit(8);
+        let used = dentry();
+        recent.keep(&used);
+        let all: Vec<Arc<Dentry>> = (0..100)
+            .map(|_| {
+                used.referenced.store(true, Ordering::Relaxed);
+                let dentry = dentry();
+                recent.keep(&dentry);
+                dentry
+            })
+            .collect();
+        assert_eq!(recent.len(), 8);
+        assert_eq!(Arc::strong_count(&used), 2);
+        assert_eq!(all.iter().filter(|dentry| Arc::strong_count(dentry) == 2).count(), 7);
+    }
+
+    #[test]
+    fn forgotten_dentries_free_their_slot() {
+        let recent = Recent::with_limit(2);
+        for _ in 0..10 {
+            let one = dentry();
+            recent.keep(&one);
+            recent.keep(&one);
+            assert_eq!(recent.len(), 1);
+            recent.forget(&one);
+            recent.forget(&one);
+            assert!(recent.is_empty());
+            assert_eq!(Arc::strong_count(&one), 1);
+        }
     }
 }

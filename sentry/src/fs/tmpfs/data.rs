@@ -11,8 +11,8 @@ use super::Limits;
 use super::inode::TmpInode;
 use crate::errno::{Errno, SysResult};
 use crate::io::{IoDst, IoSrc};
-use crate::mm::frame_store::{FrameStore, PageBudget};
 use crate::mm::{Backing, Mappable, MappingIdentity, MappingSet};
+use crate::mm::{FrameStore, PageBudget};
 use crate::platform::PAGE_SIZE;
 use crate::vfs::attributes::MAX_SIZE;
 use crate::vfs::{Device, File, FileOps, OpenFlags, Whence};
@@ -106,7 +106,8 @@ impl FileData {
     fn may_resize(&self, size: u64) -> SysResult {
         let seals = self.seals();
         let old = self.size();
-        let sealed = (size < old && seals.contains(Seals::SHRINK)) || (size > old && seals.contains(Seals::GROW));
+        let sealed =
+            (size < old && seals.contains(Seals::SHRINK)) || (size > old && seals.contains(Seals::GROW));
         if sealed { Err(Errno::EPERM) } else { Ok(()) }
     }
 

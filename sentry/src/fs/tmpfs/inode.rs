@@ -1,15 +1,14 @@
 //! Any file of a tmpfs.
 
-
 use std::sync::{Arc, Weak};
 
 use linux_raw_sys::general as linux;
 use parking_lot::{Mutex, RwLock};
 
+use super::Limits;
 use super::data::{self, FileData, Seals};
 use super::directory::{self, Entries};
 use super::xattrs::Xattrs;
-use super::Limits;
 use crate::errno::{Errno, SysResult};
 use crate::platform::PAGE_SIZE;
 use crate::task::Credentials;
@@ -17,8 +16,8 @@ use crate::time::Timespec;
 use crate::vfs::attachments::Attachments;
 use crate::vfs::times::AtimePolicy;
 use crate::vfs::{
-    Access, Attr, Caller, Device, FileOps, FileSystem, FileType, Inode, NewInode, NodeKind, OpenFlags, RenameFlags,
-    SetAttr, SetTime, VfsPath,
+    Access, Attr, Caller, Device, FileOps, FileSystem, FileType, Inode, NewInode, NodeKind, OpenFlags,
+    RenameFlags, SetAttr, SetTime, VfsPath,
 };
 
 /// Bytes of directory size per entry (Linux's `BOGO_DIRENT_SIZE`).

@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use linux_raw_sys::general as linux;
 
 use crate::errno::{Errno, SysResult};
-use crate::mm::frame_store::PageBudget;
+use crate::mm::PageBudget;
 use crate::platform::{Arena, PAGE_SIZE};
 use crate::vfs::registries::{MountRequest, Registries};
 use crate::vfs::{Device, FileSystem, FileType, FsStat, Inode, NewInode};
@@ -135,7 +135,8 @@ impl FileSystem for Tmpfs {
     }
 
     fn statfs(&self) -> SysResult<FsStat> {
-        let shown = |max: u64, used: u64| if max == u64::MAX { (0, 0) } else { (max, max.saturating_sub(used)) };
+        let shown =
+            |max: u64, used: u64| if max == u64::MAX { (0, 0) } else { (max, max.saturating_sub(used)) };
         let (blocks, free) = shown(self.limits.pages.limit(), self.limits.pages.used());
         let inodes_max = self.limits.inodes_max.load(Ordering::Relaxed);
         let (files, files_free) = shown(inodes_max, self.limits.inodes.load(Ordering::Relaxed));

@@ -28,7 +28,9 @@ impl TmpfsOptions {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
             match name {
                 "size" => options.size = Some(parse_size(value)?),
-                "nr_blocks" => options.size = Some(parse_size(value)?.checked_mul(4096).ok_or(Errno::EINVAL)?),
+                "nr_blocks" => {
+                    options.size = Some(parse_size(value)?.checked_mul(4096).ok_or(Errno::EINVAL)?)
+                }
                 "nr_inodes" => options.inodes = Some(parse_size(value)?),
                 "mode" => {
                     let mode = u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL)?;
