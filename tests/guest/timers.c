@@ -1,0 +1,68 @@
+/* alarm, setitimer, POSIX timers. */
+#include "check.h"
+
+static volatile int alarms, ticks;
+static volatile int value, code, overrun_ok;
+static timer_t timer;
+
+static void on_alarm(int signal) { (void)signal; alarms++; }
+static void on_timer(int signal, siginfo_t *info, void *context) {
+    (void)signal; (void)context;
+    ticks++;
+    value = info->si_value.sival_int;
+    code = info->si_code;
+    overrun_ok = timer_getoverrun(timer) >= 0;
+}
+
+int main(void) {
+    signal(SIGALRM, on_alarm);
+    TRY(alarm(100));
+    printf("left of the alarm: %s\n", alarm(0) >= 99 ? "99 or 100" : "less");
+    long start = now_ms();
+    struct itimerval once = {.it_value = {0, 100000}}, every = {{0, 20000}, {0, 20000}}, off = {{0, 0}, {0, 0}}, old;
+    TRY(setitimer(ITIMER_REAL, &once, NULL));
+    pause();
+    printf("real timer: %s, %d\n", took(start, 99), alarms);
+    TRY(setitimer(ITIMER_REAL, &every, NULL));
+    while (alarms < 6)
+        pause();
+    TRY(setitimer(ITIMER_REAL, &off, &old));
+    printf("interval %ld\n", (long)old.it_interval.tv_usec);
+    TRY(setitimer(7, &once, NULL));
+    struct itimerval bad = {.it_value = {0, 1000000}};
+    TRY(setitimer(ITIMER_REAL, &bad, NULL));
+    signal(SIGVTALRM, on_alarm);
+    alarms = 0;
+    struct itimerval cpu = {.it_value = {0, 30000}};
+    setitimer(ITIMER_VIRTUAL, &cpu, NULL);
+    long begun = now_ms();
+    while (!alarms && now_ms() - begun < 5000)
+        ;
+    printf("virtual timer: %d\n", alarms);
+
+    struct sigaction action = {.sa_sigaction = on_timer, .sa_flags = SA_SIGINFO};
+    sigaction(SIGRTMIN + 1, &action, NULL);
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 1, .sigev_value.sival_int = 55};
+    TRY(timer_create(CLOCK_MONOTONIC, &event, &timer));
+    struct itimerspec period = {{0, 10000000}, {0, 10000000}}, none = {{0, 0}, {0, 0}}, left;
+    TRY(timer_settime(timer, 0, &period, NULL));
+    while (ticks < 5)
+        pause();
+    TRY(timer_gettime(timer, &left));
+    printf("value %d code %d overrun %s interval %ld\n", value, code, overrun_ok ? "ok" : "bad", left.it_interval.tv_nsec);
+    TRY(timer_settime(timer, 0, &none, NULL));
+    TRY(timer_delete(timer));
+    TRY(timer_delete(timer));
+    struct sigevent wrong = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = 200};
+    TRY(timer_create(CLOCK_MONOTONIC, &wrong, &timer));
+    TRY(timer_create(77, &event, &timer));
+    struct sigevent silent = {.sigev_notify = SIGEV_NONE};
+    TRY(timer_create(CLOCK_REALTIME, &silent, &timer));
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    struct itimerspec absolute = {.it_value = {now.tv_sec + 100, now.tv_nsec}};
+    TRY(timer_settime(timer, TIMER_ABSTIME, &absolute, NULL));
+    timer_gettime(timer, &left);
+    printf("left: %s\n", left.it_value.tv_sec >= 98 && left.it_value.tv_sec <= 100 ? "98 to 100" : "wrong");
+    return 0;
+}
