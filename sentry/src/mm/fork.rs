@@ -1,6 +1,7 @@
 //! `fork`: copying an address space without copying its pages.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::extent_map::{Ownership, Run};
 use super::vma::{ObjectMapping, Source, Vma, VmaFlags};
@@ -18,6 +19,7 @@ impl Mm {
     pub fn fork(&self) -> SysResult<Arc<Mm>> {
         let child = Mm::new(&self.platform, self.layout, self.limits())?;
         *child.image.lock() = self.image();
+        child.barriers.store(self.barriers.load(Ordering::Relaxed), Ordering::Relaxed);
         let mut remains = Remains::new(self.arena);
         // The host must not be writing into pages that become copy-on-write.
         let gate = self.io_gate.write();

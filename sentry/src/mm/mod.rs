@@ -26,13 +26,14 @@
 //! Not there yet: swapping and reclaim, `userfaultfd`, memory policies (one node), soft-dirty bits, protection keys.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
 mod advise;
 mod anonymous_object;
+mod barrier;
 mod brk;
 mod extent_map;
 mod fault;
@@ -155,6 +156,8 @@ pub struct Mm {
     peak_bytes: AtomicU64,
     peak_rss_pages: AtomicU64,
     minor_faults: AtomicU64,
+    /// Kinds of `membarrier` the process has registered for.
+    barriers: AtomicU32,
 }
 
 impl Mm {
@@ -177,6 +180,7 @@ impl Mm {
             peak_bytes: AtomicU64::new(0),
             peak_rss_pages: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
+            barriers: AtomicU32::new(0),
         }))
     }
 

@@ -8,6 +8,7 @@
 
 pub mod events;
 pub mod identity;
+pub mod memory;
 pub mod numbers;
 pub mod pipes;
 pub mod poll;

@@ -1,0 +1,359 @@
+//! Address spaces: mmap and its like, advice, locking, other processes' memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use linux_raw_sys::general as linux;
+
+use super::Args;
+use crate::errno::{Errno, SysResult};
+use crate::io::{IoDst, IoSrc};
+use crate::mm::{
+    Advice, Invalidate, LockMode, MapBacking, MapFlags, MapRequest, MemoryLimits, Mm, Prot, RemapFlags,
+    UNLIMITED, UserIo, WriteBack,
+};
+use crate::platform::PAGE_SIZE;
+use crate::task::{Capability, Resource, SyscallContext, Task};
+use crate::vfs::mount::MountFlags;
+
+/// The limits a task's memory calls obey now.
+pub fn memory_limits(task: &Task) -> MemoryLimits {
+    let limits = task.thread_group().rlimits();
+    let soft = |resource| limits.get(resource).soft;
+    let unlocked = task.credentials().has(Capability::IPC_LOCK);
+    MemoryLimits {
+        address_space: soft(Resource::As),
+        data: soft(Resource::Data),
+        stack: soft(Resource::Stack),
+        locked: if unlocked { UNLIMITED } else { soft(Resource::Memlock) },
+    }
+}
+
+/// The caller's memory, with its limits as they are now.
+fn limited_mm(ctx: &SyscallContext<'_>) -> Arc<Mm> {
+    let mm = ctx.task.mm();
+    mm.set_limits(memory_limits(ctx.task));
+    mm
+}
+
+fn result(addr: u64) -> SysResult<usize> {
+    usize::try_from(addr).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// `mmap`
+pub fn mmap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let (addr, len, offset) = (args.raw(0), args.raw(1), args.raw(5));
+    let raw = args.uint(3);
+    let prot = Prot::from_bits_truncate(args.uint(2));
+    if !offset.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
+    }
+    let anonymous = raw & linux::MAP_ANONYMOUS != 0;
+    let file = if anonymous { None } else { Some(ctx.task.file(args.raw(4))?) };
+    let kind = raw & linux::MAP_TYPE;
+    let shared = match kind {
+        linux::MAP_PRIVATE => false,
+        linux::MAP_SHARED => true,
+        linux::MAP_SHARED_VALIDATE if anonymous => return Err(Errno::EINVAL),
+        linux::MAP_SHARED_VALIDATE if raw & !KNOWN_FLAGS != 0 => return Err(Errno::EOPNOTSUPP),
+        linux::MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    if raw & linux::MAP_HUGETLB != 0 {
+        // No pages are reserved for hugetlbfs.
+        return Err(if anonymous { Errno::ENOMEM } else { Errno::EINVAL });
+    }
+    if len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut flags = MapFlags::from_bits_truncate(raw) - MapFlags::SHARED;
+    flags.set(MapFlags::SHARED, shared);
+    if shared && flags.contains(MapFlags::GROWSDOWN) {
+        return Err(Errno::EINVAL);
+    }
+    let mm = limited_mm(ctx);
+    if flags.contains(MapFlags::LOCKED) && mm.limits().locked == 0 {
+        return Err(Errno::EPERM);
+    }
+    let backing = match file {
+        None => None,
+        Some(file) => {
+            let open = file.flags();
+            if !open.readable() || (shared && prot.contains(Prot::WRITE) && !open.writable()) {
+                return Err(Errno::EACCES);
+            }
+            let noexec = file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOEXEC));
+            if noexec && prot.contains(Prot::EXEC) {
+                return Err(Errno::EPERM);
+            }
+            let mut max_prot = Prot::all();
+            max_prot.set(Prot::WRITE, !shared || open.writable());
+            max_prot.set(Prot::EXEC, !noexec);
+            Some(MapBacking { object: file.ops().mappable(&file)?, offset, file: Some(file), max_prot })
+        }
+    };
+    result(mm.mmap(MapRequest { addr, len, prot, flags, backing })?)
+}
+
+/// What `MAP_SHARED_VALIDATE` accepts besides the type.
+const KNOWN_FLAGS: u32 = linux::MAP_TYPE
+    | linux::MAP_FIXED
+    | linux::MAP_FIXED_NOREPLACE
+    | linux::MAP_GROWSDOWN
+    | linux::MAP_DENYWRITE
+    | linux::MAP_EXECUTABLE
+    | linux::MAP_LOCKED
+    | linux::MAP_NORESERVE
+    | linux::MAP_POPULATE
+    | linux::MAP_NONBLOCK
+    | linux::MAP_STACK
+    | linux::MAP_32BIT
+    | linux::MAP_UNINITIALIZED;
+
+/// `munmap`
+pub fn munmap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    ctx.task.mm().munmap(args.raw(0), args.raw(1))?;
+    Ok(0)
+}
+
+/// `mprotect`
+pub fn mprotect(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let (mut addr, mut len) = (args.raw(0), args.raw(1));
+    let raw = args.uint(2);
+    let grows = linux::PROT_GROWSDOWN | linux::PROT_GROWSUP;
+    let prot = Prot::from_bits_truncate(raw);
+    if raw & grows == grows || raw & !(grows | linux::PROT_SEM | Prot::all().bits()) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mm = limited_mm(ctx);
+    if raw & linux::PROT_GROWSUP != 0 {
+        return Err(Errno::EINVAL); // no stack grows up on x86
+    }
+    if raw & linux::PROT_GROWSDOWN != 0 && len > 0 && addr.is_multiple_of(PAGE_SIZE) {
+        let start = mm.growsdown_start(addr)?;
+        len = len.saturating_add(addr.saturating_sub(start));
+        addr = addr.min(start);
+    }
+    mm.mprotect(addr, len, prot)?;
+    Ok(0)
+}
+
+/// `mremap`
+pub fn mremap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let flags = RemapFlags::from_bits(args.uint(3)).ok_or(Errno::EINVAL)?;
+    let mm = limited_mm(ctx);
+    result(mm.mremap(args.raw(0), args.raw(1), args.raw(2), flags, args.raw(4))?)
+}
+
+/// `brk`
+pub fn brk(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    result(limited_mm(ctx).brk(args.raw(0)))
+}
+
+/// `madvise`
+pub fn madvise(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let advice = Advice::from_raw(args.uint(2))?;
+    ctx.task.mm().madvise(args.raw(0), args.raw(1), advice)?;
+    Ok(0)
+}
+
+/// `mincore`
+pub fn mincore(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    /// Pages asked about at once, so that the answer never gets large.
+    const STEP: u64 = 4096;
+    let (addr, mut out) = (args.raw(0), args.raw(2));
+    let mm = ctx.task.mm();
+    let end = addr.checked_add(args.raw(1)).ok_or(Errno::ENOMEM)?;
+    if !addr.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
+    }
+    let mut at = addr;
+    while at < end {
+        let len = (end - at).min(STEP * PAGE_SIZE);
+        let answer = mm.mincore(at, len)?;
+        mm.write_bytes(out, &answer)?;
+        out = out.saturating_add(answer.len() as u64);
+        at = at.saturating_add(len);
+    }
+    Ok(0)
+}
+
+/// `msync`
+pub fn msync(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let flags = args.uint(2);
+    let both = linux::MS_ASYNC | linux::MS_SYNC;
+    if flags & !(both | linux::MS_INVALIDATE) != 0 || flags & both == both {
+        return Err(Errno::EINVAL);
+    }
+    let write_back = if flags & linux::MS_SYNC != 0 { WriteBack::Sync } else { WriteBack::None };
+    let invalidate = if flags & linux::MS_INVALIDATE != 0 { Invalidate::Yes } else { Invalidate::No };
+    ctx.task.mm().msync(args.raw(0), args.raw(1), write_back, invalidate)?;
+    Ok(0)
+}
+
+/// `mlock`
+pub fn mlock(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    limited_mm(ctx).mlock(args.raw(0), args.raw(1), LockMode::Now)?;
+    Ok(0)
+}
+
+/// `mlock2`
+pub fn mlock2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let mode = match args.uint(2) {
+        0 => LockMode::Now,
+        linux::MLOCK_ONFAULT => LockMode::OnFault,
+        _ => return Err(Errno::EINVAL),
+    };
+    limited_mm(ctx).mlock(args.raw(0), args.raw(1), mode)?;
+    Ok(0)
+}
+
+/// `munlock`
+pub fn munlock(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    ctx.task.mm().munlock(args.raw(0), args.raw(1))?;
+    Ok(0)
+}
+
+/// `mlockall`
+pub fn mlockall(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let flags = args.uint(0);
+    let (current, future) = (flags & linux::MCL_CURRENT != 0, flags & linux::MCL_FUTURE != 0);
+    let known = linux::MCL_CURRENT | linux::MCL_FUTURE | linux::MCL_ONFAULT;
+    if flags & !known != 0 || !(current || future) {
+        return Err(Errno::EINVAL);
+    }
+    let mode = if flags & linux::MCL_ONFAULT != 0 { LockMode::OnFault } else { LockMode::Now };
+    limited_mm(ctx).mlockall(current.then_some(mode), future.then_some(mode))?;
+    Ok(0)
+}
+
+/// `munlockall`
+pub fn munlockall(ctx: &mut SyscallContext<'_>, _args: &Args) -> SysResult<usize> {
+    ctx.task.mm().munlockall();
+    Ok(0)
+}
+
+/// `mseal`
+pub fn mseal(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    if args.raw(2) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    ctx.task.mm().mseal(args.raw(0), args.raw(1))?;
+    Ok(0)
+}
+
+/// `pkey_mprotect`: without protection keys, only key -1 exists.
+pub fn pkey_mprotect(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    if args.int(3) != -1 {
+        return Err(Errno::EINVAL);
+    }
+    mprotect(ctx, args)
+}
+
+/// `pkey_alloc`: the CPU has no protection keys.
+pub fn pkey_alloc(_ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let rights = linux::PKEY_DISABLE_ACCESS | linux::PKEY_DISABLE_WRITE;
+    if args.raw(0) != 0 || args.raw(1) & !u64::from(rights) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    Err(Errno::ENOSPC)
+}
+
+/// `pkey_free`
+pub fn pkey_free(_ctx: &mut SyscallContext<'_>, _args: &Args) -> SysResult<usize> {
+    Err(Errno::EINVAL)
+}
+
+/// `membarrier`
+pub fn membarrier(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    use linux::membarrier_cmd as cmd;
+    const PRIVATE: u32 = cmd::MEMBARRIER_CMD_PRIVATE_EXPEDITED as u32;
+    const REGISTER: u32 = cmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u32;
+    const SYNC_CORE: u32 = cmd::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE as u32;
+    const REGISTER_SYNC_CORE: u32 = cmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE as u32;
+    if args.uint(1) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mm = ctx.task.mm();
+    match args.uint(0) {
+        0 => return result(u64::from(PRIVATE | REGISTER | SYNC_CORE | REGISTER_SYNC_CORE)),
+        command @ (REGISTER | REGISTER_SYNC_CORE) => mm.register_barrier(command),
+        PRIVATE if mm.barrier_registered(REGISTER) => mm.barrier()?,
+        SYNC_CORE if mm.barrier_registered(REGISTER_SYNC_CORE) => mm.barrier()?,
+        PRIVATE | SYNC_CORE => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(0)
+}
+
+/// The memory of another process, as `ptrace` would let the caller have it. `ESRCH`, `EPERM`.
+fn remote_mm(ctx: &SyscallContext<'_>, pid: i32) -> SysResult<Arc<Mm>> {
+    let namespace = ctx.task.pid_namespace().ok_or(Errno::ESRCH)?;
+    let target = namespace.task(pid).ok_or(Errno::ESRCH)?;
+    if Arc::ptr_eq(target.thread_group(), ctx.task.thread_group()) {
+        return Ok(target.mm());
+    }
+    let (who, whose) = (ctx.task.credentials(), target.credentials());
+    let same = [whose.euid, whose.suid, whose.uid].iter().all(|uid| *uid == who.uid)
+        && [whose.egid, whose.sgid, whose.gid].iter().all(|gid| *gid == who.gid)
+        && who.permitted.contains(whose.permitted);
+    if !same && !who.has(Capability::SYS_PTRACE) {
+        return Err(Errno::EPERM);
+    }
+    Ok(target.mm())
+}
+
+/// The remote side of a transfer: any addresses, checked when they are used.
+fn remote_vector(ctx: &SyscallContext<'_>, remote: Arc<Mm>, iov: u64, count: u64) -> SysResult<UserIo> {
+    let mine = UserIo::vector(ctx.task.mm(), iov, count)?;
+    let ranges: VecDeque<(u64, usize)> = mine.ranges;
+    Ok(UserIo { mm: remote, ranges })
+}
+
+/// Moves bytes until either side is done or faults; an error counts only before the first byte.
+fn transfer(from: &mut UserIo, to: &mut UserIo) -> SysResult<usize> {
+    const CHUNK: usize = 64 << 10;
+    let mut buf = vec![0; CHUNK.min(IoSrc::remaining(from))];
+    let mut done: usize = 0;
+    loop {
+        let want = buf.len().min(IoDst::remaining(to));
+        if want == 0 {
+            return Ok(done);
+        }
+        let moved = from
+            .take(buf.get_mut(..want).unwrap_or_default())
+            .and_then(|got| Ok((got, to.put(buf.get(..got).unwrap_or_default())?)));
+        match moved {
+            Ok((got, put)) => {
+                done = done.saturating_add(put);
+                if got < want || put < got || got == 0 {
+                    return Ok(done);
+                }
+            }
+            Err(_) if done > 0 => return Ok(done),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// `process_vm_readv`
+pub fn process_vm_readv(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let (mut local, mut remote) = vm_sides(ctx, args)?;
+    transfer(&mut remote, &mut local)
+}
+
+/// `process_vm_writev`
+pub fn process_vm_writev(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let (mut local, mut remote) = vm_sides(ctx, args)?;
+    transfer(&mut local, &mut remote)
+}
+
+fn vm_sides(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<(UserIo, UserIo)> {
+    if args.raw(5) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let local = UserIo::vector(ctx.task.mm(), args.raw(1), args.raw(2))?;
+    let remote = remote_mm(ctx, args.int(0))?;
+    let remote = remote_vector(ctx, remote, args.raw(3), args.raw(4))?;
+    Ok((local, remote))
+}
