@@ -41,7 +41,7 @@ fn frames_are_zeroed_distinct_and_counted() {
                 seen.remove(&frame);
             }
         }
-        if seen.len() > 5000 {
+        if seen.len() > 3000 {
             for range in held.drain(..) {
                 arena.release(range);
             }
