@@ -28,4 +28,19 @@ impl FpuState {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// From KVM's area of 4096 bytes.
+    pub(crate) fn from_words(words: &[u32; 1024], size: usize) -> FpuState {
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).take(size).collect();
+        FpuState { bytes }
+    }
+
+    /// Into KVM's area of 4096 bytes.
+    pub(crate) fn to_words(&self, words: &mut [u32; 1024]) {
+        for (word, chunk) in words.iter_mut().zip(self.bytes.chunks(4)) {
+            let mut four = [0; 4];
+            four[..chunk.len()].copy_from_slice(chunk);
+            *word = u32::from_le_bytes(four);
+        }
+    }
 }

@@ -18,16 +18,25 @@
 #![warn(missing_docs)]
 
 pub mod arena;
+mod control;
+mod cpu;
 mod cpu_features;
 pub mod error;
 mod fault;
 pub mod fpu;
 pub mod host_mode;
 pub mod kick;
+mod layout;
 pub mod machine;
+mod pool;
+mod probe;
 pub mod registers;
+mod revoke;
+mod slots;
 pub mod space;
+mod tables;
 pub mod thread;
+mod vcpu;
 
 pub use arena::{
     Alignment, Arena, ArenaConfig, Frame, FrameRange, GPA_BASE, Gpa, PAGE_SIZE, WindowAccess, WindowRange,

@@ -1,11 +1,29 @@
 //! Address spaces: guest page tables in memory that no guest mapping can reach.
+//!
+//! Four levels, entries of 4 KiB and 2 MiB. An empty entry may be filled and rights may be added at any time: the guest's next
+//! fault walks the tables again, on every host. Everything else is a revocation: [`crate::revoke`].
+//!
+//! Invariants, under the `tree` lock:
+//! - leaf entries point into the arena only, non-leaf entries into the table zone only;
+//! - every entry of the lower half has the user bit, the stub's entry in the upper half has not;
+//! - accessed and dirty bits are always set, so nobody but this module writes to a table.
 
-use crate::arena::Gpa;
+use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::Error;
+use crate::host_mode::Paging;
+use crate::kick::Gate;
+use crate::machine::Machine;
+use crate::tables::*;
+use crate::vcpu::Target;
+use parking_lot::Mutex;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// First guest-virtual address that an application cannot have: the end of the lower half less a guard page, as on Linux.
 pub const GVA_END: u64 = 0x7fff_ffff_f000;
+/// Bytes of a second-level entry.
+pub(crate) const HUGE: u64 = 2 << 20;
 
 bitflags::bitflags! {
     /// Rights of a mapping. The architecture has no execute-only or write-only pages: any right includes reading.
@@ -37,42 +55,294 @@ pub enum Change {
 /// One set of page tables: the lower half belongs to the application, the upper half to the ring-0 stub.
 #[derive(Debug)]
 pub struct AddressSpace {
-    _private: (),
+    /// Unique in the machine, never 0, never reused.
+    id: u64,
+    pub(crate) machine: Arc<Machine>,
+    root: Table,
+    /// Guards every entry of the lower half. Held while a revocation waits for vCPUs.
+    pub(crate) tree: Mutex<()>,
+    /// Counts revocations; a vCPU that saw another value flushes its TLB before it enters ring 3 (nested paging).
+    pub(crate) tlb_generation: AtomicU64,
+    /// Gates of the threads that ran here last. A thread is in the list before it enters the guest.
+    pub(crate) runners: Mutex<Vec<Arc<Gate>>>,
+}
+
+/// A mapping request that has been checked.
+#[derive(Clone, Copy)]
+struct Mapping {
+    gva: u64,
+    gpa: u64,
+    len: u64,
+    perms: Perms,
 }
 
 impl AddressSpace {
+    pub(crate) fn new(machine: &Arc<Machine>, id: u64) -> Result<AddressSpace, Error> {
+        let root = machine.alloc_root()?;
+        Ok(AddressSpace {
+            id,
+            machine: machine.clone(),
+            root,
+            tree: Mutex::new(()),
+            tlb_generation: AtomicU64::new(0),
+            runners: Mutex::new(Vec::new()),
+        })
+    }
+
     /// Maps `len` bytes at `gva` to `gpa` with exactly `perms`. All are multiples of 4 KiB; 2 MiB entries are used wherever
-    /// both addresses are congruent. Filling empty entries and adding rights is cheap; where something else was mapped, or rights
-    /// are lost, this revokes first.
+    /// both addresses are congruent and the host's paging allows. Filling empty entries and adding rights is cheap; where
+    /// something else was mapped, or rights are lost, this revokes first.
     ///
     /// # Errors
     /// [`Error::Invalid`] for misaligned or foreign addresses and empty `perms`, [`Error::OutOfMemory`] for table pages.
     /// What was mapped before the error stays mapped.
-    pub fn map(&self, _gva: u64, _gpa: Gpa, _len: u64, _perms: Perms) -> Result<(), Error> {
-        todo!()
+    pub fn map(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<(), Error> {
+        let mapping = self.check(gva, gpa, len, perms)?;
+        self.machine.ensure_slots(gpa, len)?;
+        let _tree = self.tree.lock();
+        let mut conflicts = Vec::new();
+        self.fill(mapping, &mut conflicts)?;
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        let unmap = conflicts.drain(..).map(Change::Unmap).collect::<Vec<_>>();
+        self.revoke_locked(&unmap)?;
+        self.fill(mapping, &mut conflicts)?;
+        if conflicts.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid("mapping over a mapping that did not go away"))
+        }
     }
 
-    /// Takes rights away. When it returns, no vCPU can use the old rights any more, also none that runs in this space now.
-    /// Batch: a call costs tens of microseconds on shadow paging, however many changes it carries.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for misaligned ranges (then nothing was changed); [`Error::OutOfMemory`] when splitting a 2 MiB
-    /// entry needs a table page (the whole entry is then unmapped, so that no right survives); [`Error::Host`].
-    pub fn revoke(&self, _changes: &[Change]) -> Result<(), Error> {
-        todo!()
+    fn check(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<Mapping, Error> {
+        if (gva | gpa.0 | len) % PAGE_SIZE != 0 || len == 0 {
+            return Err(Error::Invalid("a mapping must consist of whole pages"));
+        }
+        if gva.checked_add(len).is_none_or(|end| end > GVA_END) {
+            return Err(Error::Invalid("a mapping must lie in the lower half"));
+        }
+        if !self.machine.arena().contains(gpa, len) {
+            return Err(Error::Invalid("a mapping must show arena memory"));
+        }
+        if perms.is_empty() {
+            return Err(Error::Invalid("a mapping needs rights"));
+        }
+        Ok(Mapping { gva, gpa: gpa.0, len, perms })
     }
 
-    /// After [`crate::Exit::HostFault`]: finds mapped window pages which the host cannot back any more, and unmaps them.
-    /// Returns how many pages were unmapped.
-    ///
-    /// # Errors
-    /// As [`AddressSpace::revoke`].
-    pub fn revoke_unbacked(&self) -> Result<usize, Error> {
-        todo!()
+    /// Fills what can be filled without a revocation; the ranges of the rest go to `conflicts`.
+    fn fill(&self, mapping: Mapping, conflicts: &mut Vec<Range<u64>>) -> Result<(), Error> {
+        let end = mapping.gva + mapping.len;
+        let mut gva = mapping.gva;
+        while gva < end {
+            let stop = end.min((gva | (HUGE - 1)) + 1);
+            let part = Mapping {
+                gva,
+                gpa: mapping.gpa + (gva - mapping.gva),
+                len: stop - gva,
+                perms: mapping.perms,
+            };
+            self.fill_part(part, conflicts)?;
+            gva = stop;
+        }
+        Ok(())
+    }
+
+    /// `fill` within one second-level entry.
+    fn fill_part(&self, part: Mapping, conflicts: &mut Vec<Range<u64>>) -> Result<(), Error> {
+        let tables = self.machine.tables();
+        let directory = self.directory(part.gva)?;
+        let slot = tables.entry(directory, index(part.gva, 2));
+        let entry = slot.load(Ordering::Relaxed);
+        let whole = part.len == HUGE && part.gpa % HUGE == 0 && self.machine.uses_huge_entries();
+        if entry & PRESENT == 0 {
+            if whole {
+                slot.store(leaf(part.gpa, part.perms) | LARGE, Ordering::SeqCst);
+                return Ok(());
+            }
+            let table = self.machine.alloc_table()?;
+            self.fill_table(table, part, conflicts);
+            slot.store(table.to_entry(), Ordering::SeqCst);
+            return Ok(());
+        }
+        if entry & LARGE != 0 {
+            let wanted = leaf(part.gpa - part.gva % HUGE, part.perms) | LARGE;
+            match is_superset(wanted, entry) {
+                _ if entry == wanted => {}
+                true if whole => slot.store(wanted, Ordering::SeqCst),
+                _ => conflicts.push(part.gva..part.gva + part.len),
+            }
+            return Ok(());
+        }
+        let table = Table::of_entry(entry);
+        if whole && self.is_empty(table) {
+            conflicts.push(part.gva..part.gva + part.len);
+        } else {
+            self.fill_table(table, part, conflicts);
+        }
+        Ok(())
+    }
+
+    fn fill_table(&self, table: Table, part: Mapping, conflicts: &mut Vec<Range<u64>>) {
+        let tables = self.machine.tables();
+        let mut offset = 0;
+        while offset < part.len {
+            let gva = part.gva + offset;
+            let slot = tables.entry(table, index(gva, 1));
+            let entry = slot.load(Ordering::Relaxed);
+            let wanted = leaf(part.gpa + offset, part.perms);
+            if entry & PRESENT == 0 || is_superset(wanted, entry) {
+                if entry != wanted {
+                    slot.store(wanted, Ordering::SeqCst);
+                }
+            } else {
+                match conflicts.last_mut() {
+                    Some(last) if last.end == gva => last.end += PAGE_SIZE,
+                    _ => conflicts.push(gva..gva + PAGE_SIZE),
+                }
+            }
+            offset += PAGE_SIZE;
+        }
+    }
+
+    /// The table of 2 MiB entries for an address, created if missing.
+    fn directory(&self, gva: u64) -> Result<Table, Error> {
+        let mut table = self.root;
+        for level in [4, 3] {
+            let slot = self.machine.tables().entry(table, index(gva, level));
+            let entry = slot.load(Ordering::Relaxed);
+            table = if entry & PRESENT != 0 {
+                Table::of_entry(entry)
+            } else {
+                let next = self.machine.alloc_table()?;
+                slot.store(next.to_entry(), Ordering::SeqCst);
+                next
+            };
+        }
+        Ok(table)
+    }
+
+    /// The table of 2 MiB entries for an address, or the first address behind the hole.
+    pub(crate) fn existing_directory(&self, gva: u64) -> Result<Table, u64> {
+        let mut table = self.root;
+        for level in [4, 3] {
+            let entry = self.machine.tables().entry(table, index(gva, level)).load(Ordering::Relaxed);
+            if entry & PRESENT == 0 {
+                return Err((gva | (level_bytes(level) - 1)) + 1);
+            }
+            table = Table::of_entry(entry);
+        }
+        Ok(table)
+    }
+
+    fn is_empty(&self, table: Table) -> bool {
+        (0..ENTRIES).all(|i| self.machine.tables().entry(table, i).load(Ordering::Relaxed) & PRESENT == 0)
     }
 
     /// What the entry for an address says: guest-physical address of that byte and rights.
-    pub fn lookup(&self, _gva: u64) -> Option<(Gpa, Perms)> {
-        todo!()
+    pub fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {
+        if gva >= GVA_END {
+            return None;
+        }
+        let _tree = self.tree.lock();
+        let tables = self.machine.tables();
+        let directory = self.existing_directory(gva).ok()?;
+        let entry = tables.entry(directory, index(gva, 2)).load(Ordering::Relaxed);
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if entry & LARGE != 0 {
+            return Some((Gpa((entry & ADDRESS) + gva % HUGE), perms_of(entry)));
+        }
+        let entry = tables.entry(Table::of_entry(entry), index(gva, 1)).load(Ordering::Relaxed);
+        (entry & PRESENT != 0).then(|| (Gpa((entry & ADDRESS) + gva % PAGE_SIZE), perms_of(entry)))
     }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What a vCPU must load to run here. Read after the thread's gate says IN.
+    pub(crate) fn target(&self) -> Target {
+        Target {
+            space: self.id,
+            cr3: self.root.gpa().0,
+            tlb_generation: self.tlb_generation.load(Ordering::SeqCst),
+            mode: self.machine.mode(),
+        }
+    }
+
+    /// From now on, revocations wait for this thread while it is in the guest.
+    pub(crate) fn attach(&self, gate: &Arc<Gate>) {
+        self.runners.lock().push(gate.clone());
+    }
+
+    /// The thread runs elsewhere.
+    pub(crate) fn detach(&self, gate: &Arc<Gate>) {
+        self.runners.lock().retain(|other| !Arc::ptr_eq(other, gate));
+    }
+
+    /// Every table below the root.
+    fn all_tables(&self) -> Vec<Table> {
+        let tables = self.machine.tables();
+        let mut found = Vec::new();
+        let mut level = vec![self.root];
+        for depth in 0..3 {
+            let width = if depth == 0 { ENTRIES / 2 } else { ENTRIES };
+            let mut next = Vec::new();
+            for table in level {
+                let entries = (0..width).map(|i| tables.entry(table, i).load(Ordering::Relaxed));
+                let links = entries.filter(|e| e & PRESENT != 0 && !(depth == 2 && e & LARGE != 0));
+                next.extend(links.map(Table::of_entry));
+            }
+            found.extend_from_slice(&next);
+            level = next;
+        }
+        found
+    }
+}
+
+impl Drop for AddressSpace {
+    /// No thread runs here any more: `run` holds a reference. vCPUs that still have the root loaded enter ring 0 only, and load
+    /// another root before ring 3.
+    fn drop(&mut self) {
+        let tables = self.all_tables();
+        let shadow = self.machine.mode().paging == Paging::Shadow;
+        self.machine.tables().free(&tables, Some(self.root), shadow);
+        self.machine.flush_quarantine_if_full();
+    }
+}
+
+/// Index into the table of a level (4 is the root).
+pub(crate) fn index(gva: u64, level: u32) -> usize {
+    (gva >> (12 + 9 * (level - 1))) as usize % ENTRIES
+}
+
+fn level_bytes(level: u32) -> u64 {
+    1 << (12 + 9 * (level - 1))
+}
+
+/// A 4 KiB leaf entry.
+fn leaf(gpa: u64, perms: Perms) -> u64 {
+    let mut entry = gpa | PRESENT | USER | ACCESSED | DIRTY;
+    if perms.contains(Perms::W) {
+        entry |= WRITABLE;
+    }
+    if !perms.contains(Perms::X) {
+        entry |= NO_EXECUTE;
+    }
+    entry
+}
+
+pub(crate) fn perms_of(entry: u64) -> Perms {
+    let mut perms = Perms::R;
+    perms.set(Perms::W, entry & WRITABLE != 0);
+    perms.set(Perms::X, entry & NO_EXECUTE == 0);
+    perms
+}
+
+/// Whether `wanted` maps the same memory as `entry` with at least its rights.
+fn is_superset(wanted: u64, entry: u64) -> bool {
+    wanted & ADDRESS == entry & ADDRESS && perms_of(wanted).contains(perms_of(entry))
 }

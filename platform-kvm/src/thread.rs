@@ -2,24 +2,112 @@
 
 use crate::error::Error;
 use crate::fpu::FpuState;
-use crate::kick::Kicker;
+use crate::kick::{Gate, Kicker};
+use crate::machine::Machine;
+use crate::pool::{Seat, ThreadSlot};
 use crate::registers::{Exit, Registers};
-use crate::space::AddressSpace;
-use std::sync::Arc;
+use crate::space::{AddressSpace, GVA_END};
+use parking_lot::Mutex;
+use std::sync::{Arc, Weak};
+
+/// First address of the upper half.
+const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
 
 /// One guest thread: FPU state, and a vCPU while it has one. Owned by one host thread at a time.
 #[derive(Debug)]
 pub struct GuestThread {
-    _private: (),
+    machine: Arc<Machine>,
+    slot: Arc<ThreadSlot>,
+    /// The space in whose list of runners the gate is, and its id.
+    attached: Weak<AddressSpace>,
+    attached_id: u64,
 }
 
 impl GuestThread {
+    pub(crate) fn new(machine: Arc<Machine>) -> GuestThread {
+        let slot =
+            Arc::new(ThreadSlot { gate: Arc::new(Gate::default()), seat: Mutex::new(Seat::default()) });
+        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0 }
+    }
+
     /// Runs guest code from `registers` in `space` until something needs the kernel; `registers` are then the guest's.
     ///
     /// # Errors
-    /// [`Error::Shutdown`], [`Error::UnexpectedExit`], [`Error::StubFault`], [`Error::Host`]: the guest thread is lost.
-    pub fn run(&mut self, _registers: &mut Registers, _space: &Arc<AddressSpace>) -> Result<Exit, Error> {
-        todo!()
+    /// [`Error::Invalid`] for an fs or gs base that is not canonical. [`Error::Shutdown`], [`Error::UnexpectedExit`],
+    /// [`Error::StubFault`], [`Error::Host`]: the guest thread is lost.
+    pub fn run(&mut self, registers: &mut Registers, space: &Arc<AddressSpace>) -> Result<Exit, Error> {
+        if let Some(exit) = impossible(registers)? {
+            return Ok(if self.slot.gate.take_kick() { Exit::Interrupted } else { exit });
+        }
+        self.attach(space);
+        let slot = &self.slot;
+        let mut seat = slot.seat.lock();
+        loop {
+            let result = self.turn(slot, &mut seat, registers, space);
+            match result {
+                Ok(Some(exit)) => return Ok(exit),
+                Ok(None) => {}
+                Err(error) => {
+                    // A vCPU that failed may be in any state: nobody gets it again.
+                    if let Some(vcpu) = seat.vcpu.take() {
+                        self.machine.pool().discard(vcpu);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// One entry into the guest. `None`: enter again.
+    fn turn(
+        &self,
+        slot: &Arc<ThreadSlot>,
+        seat: &mut Seat,
+        registers: &mut Registers,
+        space: &AddressSpace,
+    ) -> Result<Option<Exit>, Error> {
+        let pool = self.machine.pool();
+        if slot.gate.take_surrender() && seat.vcpu.is_some() {
+            pool.unseat(&self.machine, seat)?;
+            pool.forget(slot);
+        }
+        if seat.vcpu.is_none() {
+            pool.seat(&self.machine, slot, seat)?;
+            slot.gate.cancel_surrender();
+        }
+        let Some(vcpu) = seat.vcpu.as_mut() else { return Ok(None) };
+        let gate = &slot.gate;
+        gate.enter(vcpu.immediate_exit());
+        if gate.take_kick() {
+            gate.leave();
+            return Ok(Some(Exit::Interrupted));
+        }
+        let control = self.machine.control();
+        vcpu.prepare(control, registers, &space.target());
+        let result = vcpu.run(control, registers);
+        gate.leave();
+        match result? {
+            Some(Exit::Interrupted) => Ok(gate.take_kick().then_some(Exit::Interrupted)),
+            other => Ok(other),
+        }
+    }
+
+    /// Registers with the space for revocations.
+    fn attach(&mut self, space: &Arc<AddressSpace>) {
+        if self.attached_id == space.id() {
+            return;
+        }
+        self.detach();
+        space.attach(&self.slot.gate);
+        self.attached = Arc::downgrade(space);
+        self.attached_id = space.id();
+    }
+
+    fn detach(&mut self) {
+        if let Some(old) = self.attached.upgrade() {
+            old.detach(&self.slot.gate);
+        }
+        self.attached_id = 0;
     }
 
     /// The FPU state.
@@ -27,27 +115,79 @@ impl GuestThread {
     /// # Errors
     /// [`Error::Host`].
     pub fn fpu(&mut self) -> Result<FpuState, Error> {
-        todo!()
+        let seat = self.slot.seat.lock();
+        let size = self.machine.xstate_size();
+        match (&seat.vcpu, &seat.fpu) {
+            (Some(vcpu), _) => vcpu.fpu(size),
+            (None, Some(fpu)) => Ok(fpu.clone()),
+            (None, None) => Ok(FpuState::initial(size)),
+        }
     }
 
-    /// Replaces the FPU state.
+    /// Replaces the FPU state. Takes a vCPU if the thread has none, for only the CPU can tell whether the state is valid.
     ///
     /// # Errors
     /// [`Error::BadFpuState`] when the bytes are not a state the CPU accepts; the old state stays.
-    pub fn set_fpu(&mut self, _state: &FpuState) -> Result<(), Error> {
-        todo!()
+    pub fn set_fpu(&mut self, state: &FpuState) -> Result<(), Error> {
+        let mut seat = self.slot.seat.lock();
+        if seat.vcpu.is_none() {
+            self.machine.pool().seat(&self.machine, &self.slot, &mut seat)?;
+        }
+        match seat.vcpu.as_mut() {
+            Some(vcpu) => {
+                vcpu.pristine = false;
+                vcpu.set_fpu(state)
+            }
+            None => Err(Error::Invalid("no vCPU")),
+        }
     }
 
-    /// Back to the state after `execve`.
+    /// Back to the state after `execve`: FPU and data segments.
     ///
     /// # Errors
     /// [`Error::Host`].
     pub fn reset_fpu(&mut self) -> Result<(), Error> {
-        todo!()
+        let mut seat = self.slot.seat.lock();
+        seat.fpu = None;
+        seat.segments = None;
+        match seat.vcpu.as_mut() {
+            Some(vcpu) if !vcpu.pristine => {
+                vcpu.set_segments(None);
+                vcpu.set_fpu(&FpuState::initial(self.machine.xstate_size()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A handle that gets this thread out of the guest.
     pub fn kicker(&self) -> Kicker {
-        todo!()
+        Kicker::new(self.slot.gate.clone())
     }
+}
+
+impl Drop for GuestThread {
+    fn drop(&mut self) {
+        self.detach();
+        let vcpu = self.slot.seat.lock().vcpu.take();
+        if let Some(vcpu) = vcpu {
+            self.machine.pool().forget(&self.slot);
+            self.machine.pool().give(vcpu);
+        }
+    }
+}
+
+/// Registers that the CPU would refuse in ring 0, answered as ring 3 would have seen them.
+fn impossible(registers: &Registers) -> Result<Option<Exit>, Error> {
+    let canonical = |address: u64| address < 1 << 47 || address >= UPPER_HALF;
+    if !canonical(registers.fs_base) || !canonical(registers.gs_base) {
+        return Err(Error::Invalid("fs or gs base is not canonical"));
+    }
+    let rip = registers.rip;
+    Ok(if !canonical(rip) {
+        Some(Exit::Exception { vector: 13, error_code: 0, addr: 0 })
+    } else if rip >= GVA_END {
+        Some(Exit::PageFault { addr: rip, write: false, exec: true, present: rip >= UPPER_HALF })
+    } else {
+        None
+    })
 }

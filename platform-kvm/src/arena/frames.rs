@@ -130,6 +130,11 @@ impl Frames {
         self.total
     }
 
+    /// Offset of the huge half in bytes.
+    pub(super) fn huge_offset(&self) -> u64 {
+        u64::from(self.huge_first) * PAGE_SIZE
+    }
+
     pub(super) fn alloc(&self, count: u32, alignment: Alignment) -> Result<FrameRange, OutOfMemory> {
         if count == 0 {
             return Err(OutOfMemory);

@@ -188,6 +188,11 @@ impl Arena {
         self.offset_of(gpa, len).is_some()
     }
 
+    /// First guest-physical address of the half of the anonymous zone that is backed by huge pages.
+    pub(crate) fn huge_start(&self) -> Gpa {
+        Gpa(GPA_BASE + self.frames.huge_offset())
+    }
+
     /// First guest-physical address of the window zone.
     pub(crate) fn window_start(&self) -> Gpa {
         Gpa(GPA_BASE + self.anonymous_bytes)

@@ -1,0 +1,177 @@
+//! The control pages: ring-0 stub, descriptor tables, and one page per vCPU.
+//!
+//! # The stub
+//! Ring 0 holds entry and exit code only, counted by the instruction because some hosts emulate it.
+//! Out of the guest it is always one `out`:
+//! ```text
+//! syscall  (LSTAR):  out PORT_SYSCALL, al       rcx, r11 and rsp are the user's, no stack is used
+//! vector v (gate v): out PORT_VECTORS + v, al   the CPU has pushed the user's frame on IST 1, the vCPU page's end
+//! ```
+//! and the host, which reads registers and frame, never resumes behind it. Into the guest the host points rip at
+//! ```text
+//! STUB_IRET:     iretq            rsp = the frame in the vCPU page, which the host has written
+//! STUB_SYSRET:   sysretq          the user's rsp, rcx, r11 as they are (native ring 0 only)
+//! STUB_LOAD_CR3: pop rax; mov cr3, rax; pop rax; iretq      new root, or a TLB flush
+//! ```
+//! A vCPU that was stopped in ring 3 is resumed there directly.
+//!
+//! Where ring 0 is emulated, `syscall` goes to LSTAR *without leaving ring 3*. There LSTAR is the user stub, a page that ring 3 may
+//! execute, with the same `out`, and the TSS allows ring 3 that port and no other. So a system call costs no emulated
+//! instruction at all, neither way. Guest code may jump to the user stub or execute such an `out` itself: the first is a
+//! system call that returns to rcx, the second is answered like the #GP that it deserves.
+
+use crate::arena::PAGE_SIZE;
+use crate::arena::reservation::Reservation;
+use crate::error::Error;
+use crate::layout::*;
+
+/// The host's view of the control pages.
+#[derive(Debug)]
+pub(crate) struct Control {
+    memory: Reservation,
+}
+
+/// What an exception gate pushed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExceptionFrame {
+    pub error_code: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+}
+
+impl Control {
+    pub(crate) fn new(max_vcpus: u32) -> Result<Control, Error> {
+        let pages = u64::from(SHARED_PAGES + max_vcpus);
+        let bytes = usize::try_from(pages * PAGE_SIZE).map_err(|_| Error::Invalid("too many vCPUs"))?;
+        let control = Control { memory: Reservation::lazy_memory(bytes)? };
+        // Huge pages would make one vCPU's page cost 2 MiB; without THP in the kernel the advice is refused, which is as good.
+        let _ = control.memory.advise(0, bytes, libc::MADV_NOHUGEPAGE);
+        control.write_stub();
+        control.write_descriptors();
+        Ok(control)
+    }
+
+    pub(crate) fn memory(&self) -> &Reservation {
+        &self.memory
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.memory.len() as u64 / PAGE_SIZE
+    }
+
+    fn write_stub(&self) {
+        const UD2: [u8; 2] = [0x0f, 0x0b];
+        let out = |port: u16| [0xe6, port as u8, UD2[0], UD2[1]];
+        self.write_bytes(STUB_SYSCALL, &out(PORT_SYSCALL));
+        self.write_bytes(STUB_COMPAT, &out(PORT_COMPAT));
+        self.write_bytes(STUB_IRET, &[0x48, 0xcf]);
+        self.write_bytes(STUB_SYSRET, &[0x48, 0x0f, 0x07]);
+        // pop rax; mov cr3, rax; pop rax; iretq
+        self.write_bytes(STUB_LOAD_CR3, &[0x58, 0x0f, 0x22, 0xd8, 0x58, 0x48, 0xcf]);
+        let user_stub = USER_STUB_PAGE * PAGE_SIZE;
+        self.write_bytes(user_stub, &out(PORT_SYSCALL));
+        self.write_bytes(user_stub + (USER_STUB_COMPAT - USER_STUB_SYSCALL), &out(PORT_COMPAT));
+        for vector in 0..VECTORS {
+            self.write_bytes(STUB_VECTORS + vector * STUB_VECTOR_LEN, &out(PORT_VECTORS + vector as u16));
+        }
+    }
+
+    fn write_descriptors(&self) {
+        let page = PAGE_SIZE;
+        // Accessed bits are set so that the CPU never writes here. Entry 4 would be 32-bit user code: not offered.
+        let gdt: [(u16, u64); 4] = [
+            (KERNEL_CS, 0x00af_9b00_0000_ffff),
+            (KERNEL_SS, 0x00cf_9300_0000_ffff),
+            (USER_SS & !3, 0x00cf_f300_0000_ffff),
+            (USER_CS & !3, 0x00af_fb00_0000_ffff),
+        ];
+        for (selector, descriptor) in gdt {
+            self.write_word(page + GDT_OFFSET + u64::from(selector), descriptor);
+        }
+        for vector in 0..VECTORS {
+            let target = CONTROL_GVA + STUB_VECTORS + vector * STUB_VECTOR_LEN;
+            let dpl: u64 = if vector == 3 || vector == 4 { 3 } else { 0 };
+            // Interrupt gate (type 14), present, IST 1.
+            let kind = 1 | (0x8e | dpl << 5) << 8;
+            let low =
+                (target & 0xffff) | u64::from(KERNEL_CS) << 16 | kind << 32 | (target >> 16 & 0xffff) << 48;
+            self.write_word(page + IDT_OFFSET + vector * 16, low);
+            self.write_word(page + IDT_OFFSET + vector * 16 + 8, target >> 32);
+        }
+    }
+
+    /// Prepares the page of a new vCPU.
+    pub(crate) fn write_tss(&self, vcpu: u32) {
+        let at = vcpu_offset(vcpu) + PAGE_TSS;
+        let stack = vcpu_gva(vcpu) + PAGE_STACK_TOP;
+        // rsp0 at 4, ist1 at 36: both misaligned for u64 by 4, as the TSS has it.
+        self.write_bytes(at + 4, &stack.to_le_bytes());
+        self.write_bytes(at + 36, &stack.to_le_bytes());
+        self.write_bytes(at + 102, &(TSS_LEN as u16).to_le_bytes());
+        // In force only where the TSS's limit covers it.
+        let mut bitmap = [0xff; BITMAP_LEN as usize];
+        for port in [PORT_SYSCALL, PORT_COMPAT] {
+            bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
+        }
+        self.write_bytes(at + TSS_LEN, &bitmap);
+    }
+
+    /// Writes what `STUB_IRET` and `STUB_LOAD_CR3` pop.
+    pub(crate) fn write_frame(&self, vcpu: u32, cr3: u64, rax: u64, rip: u64, rflags: u64, rsp: u64) {
+        let at = vcpu_offset(vcpu);
+        let frame = [cr3, rax, rip, u64::from(USER_CS), rflags, rsp, u64::from(USER_SS)];
+        for (index, word) in frame.into_iter().enumerate() {
+            self.write_word(at + PAGE_CR3 + index as u64 * 8, word);
+        }
+    }
+
+    /// Reads what gate `vector` pushed.
+    pub(crate) fn read_frame(&self, vcpu: u32, vector: u8) -> ExceptionFrame {
+        let top = vcpu_offset(vcpu) + PAGE_STACK_TOP;
+        let word = |index: u64| self.read_word(top - 40 + index * 8);
+        ExceptionFrame {
+            error_code: if has_error_code(vector) { self.read_word(top - 48) } else { 0 },
+            rip: word(0),
+            cs: word(1),
+            rflags: word(2),
+            rsp: word(3),
+        }
+    }
+
+    fn write_bytes(&self, offset: u64, bytes: &[u8]) {
+        if let Some(to) = self.memory.checked(offset as usize, bytes.len()) {
+            // SAFETY: inside this zone's memory, which only this module and the guest's CPU access, by raw pointers; the caller
+            // runs before the vCPU whose page it is, or holds that vCPU.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        }
+    }
+
+    fn write_word(&self, offset: u64, word: u64) {
+        if let Some(to) = self.memory.checked(offset as usize, 8) {
+            // SAFETY: as in `write_bytes`; every offset used is a multiple of 8.
+            unsafe { to.cast::<u64>().write_volatile(word) };
+        }
+    }
+
+    fn read_word(&self, offset: u64) -> u64 {
+        let Some(from) = self.memory.checked(offset as usize, 8) else { return 0 };
+        // SAFETY: as in `write_word`.
+        unsafe { from.cast::<u64>().read_volatile() }
+    }
+}
+
+fn vcpu_offset(vcpu: u32) -> u64 {
+    (u64::from(SHARED_PAGES) + u64::from(vcpu)) * PAGE_SIZE
+}
+
+/// Guest-virtual address of a vCPU's page.
+pub(crate) fn vcpu_gva(vcpu: u32) -> u64 {
+    CONTROL_GVA + vcpu_offset(vcpu)
+}
+
+/// Whether the CPU pushes an error code for a vector.
+pub(crate) fn has_error_code(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}

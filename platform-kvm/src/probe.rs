@@ -1,0 +1,115 @@
+//! The start-up probe: runs a few instructions of guest code and looks at what happens.
+//!
+//! - *Ring 0*: enters ring 3 through `sysretq` and lets it execute `syscall`. Hosts that emulate ring 0 do not manage both.
+//! - *Paging*: lets the guest read a page, points the entry at another page, loads CR3 and lets it read again. Nested paging
+//!   shows the new page; shadow paging still shows the old one. Where CR3 cannot be loaded natively there is no nested paging.
+
+use crate::arena::{Alignment, FrameRange};
+use crate::error::{Error, ProbeError};
+use crate::host_mode::{HostMode, Paging, Ring0};
+use crate::machine::Machine;
+use crate::registers::{Exit, Registers};
+use crate::space::{AddressSpace, Perms, index};
+use crate::tables::{ADDRESS, Table};
+use crate::vcpu::{Target, Vcpu};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+const CODE: u64 = 0x40_0000;
+const DATA: u64 = 0x40_1000;
+/// mov eax, dword ptr [rdi]; syscall
+const PROGRAM: [u8; 4] = [0x8b, 0x07, 0x0f, 0x05];
+const OLD: u32 = 0x0ca1_5500;
+const NEW: u32 = 0x0ca1_5501;
+
+pub(crate) fn probe(machine: &Arc<Machine>) -> Result<HostMode, Error> {
+    let arena = machine.arena();
+    let frames = arena.alloc(3, Alignment::Page)?;
+    let result = probe_with(machine, frames);
+    // Its address space is gone, and no vCPU enters ring 3 with that root again.
+    arena.release(frames);
+    result
+}
+
+fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Error> {
+    let arena = machine.arena();
+    let gpa = |n: u32| arena.gpa(crate::arena::Frame(frames.first.0 + n));
+    let filled = arena
+        .write(gpa(0), &PROGRAM)
+        .and_then(|()| arena.write(gpa(1), &OLD.to_le_bytes()))
+        .and_then(|()| arena.write(gpa(2), &NEW.to_le_bytes()));
+    filled.map_err(|_| ProbeError::Strange("guest memory cannot be written".into()))?;
+    let space = machine.new_address_space()?;
+    space.map(CODE, gpa(0), 4096, Perms::R | Perms::X)?;
+    space.map(DATA, gpa(1), 4096, Perms::R)?;
+    let ring0 = probe_ring0(machine, &space)?;
+    let mut vcpu = machine.new_vcpu_for_probe(ring0)?;
+    let mut mode = HostMode { ring0, paging: Paging::Shadow };
+    let first = read(machine, &mut vcpu, &space, mode)?;
+    if first != OLD {
+        return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
+    }
+    point_elsewhere(machine, &space, gpa(2).0);
+    vcpu.forget_space();
+    // The nested way of loading CR3 is the one that must flush.
+    let nested = HostMode { ring0, paging: Paging::Nested };
+    mode.paging = match read(machine, &mut vcpu, &space, nested) {
+        Ok(NEW) => Paging::Nested,
+        Ok(OLD) => Paging::Shadow,
+        Ok(other) => return Err(ProbeError::Strange(format!("the guest read {other:#x}")).into()),
+        Err(Error::StubFault { .. }) => Paging::Shadow,
+        Err(error) => return Err(error),
+    };
+    machine.pool().give(Box::new(vcpu));
+    Ok(mode)
+}
+
+/// On a vCPU of its own, which is not used again when anything went wrong. What exactly goes wrong where `sysretq` is not
+/// native differs: #GP in the stub, or the stub's next entry faults as if it were user code.
+fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Error> {
+    let mut vcpu = machine.new_vcpu_for_probe(Ring0::Native)?;
+    let mode = HostMode { ring0: Ring0::Native, paging: Paging::Shadow };
+    vcpu.pretend_syscall();
+    match read(machine, &mut vcpu, space, mode) {
+        Ok(OLD) => {
+            machine.pool().give(Box::new(vcpu));
+            Ok(Ring0::Native)
+        }
+        Ok(_)
+        | Err(Error::Probe(ProbeError::Strange(_)) | Error::StubFault { .. } | Error::Shutdown { .. }) => {
+            Ok(Ring0::Emulated)
+        }
+        Err(Error::UnexpectedExit { .. }) => Ok(Ring0::Emulated),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs the program and returns what it read.
+fn read(machine: &Machine, vcpu: &mut Vcpu, space: &AddressSpace, mode: HostMode) -> Result<u32, Error> {
+    let mut registers =
+        Registers { rip: CODE, rdi: DATA, rflags: 0x202, rcx: CODE, r11: 0x202, ..Default::default() };
+    let target = Target { mode, ..space.target() };
+    for _ in 0..1000 {
+        vcpu.prepare(machine.control(), &registers, &target);
+        match vcpu.run(machine.control(), &mut registers)? {
+            Some(Exit::Syscall) => return Ok(registers.rax as u32),
+            None | Some(Exit::Interrupted) => {}
+            Some(other) => {
+                return Err(ProbeError::Strange(format!(
+                    "the guest stopped with {other:?} at {registers:x?} in {mode:?}"
+                ))
+                .into());
+            }
+        }
+    }
+    Err(ProbeError::Strange("the guest was interrupted without end".into()).into())
+}
+
+/// Changes the entry of the data page behind everybody's back.
+fn point_elsewhere(machine: &Machine, space: &AddressSpace, gpa: u64) {
+    let Ok(directory) = space.existing_directory(DATA) else { return };
+    let link = machine.tables().entry(directory, index(DATA, 2)).load(Ordering::Relaxed);
+    let slot = machine.tables().entry(Table::of_entry(link), index(DATA, 1));
+    let entry = slot.load(Ordering::Relaxed);
+    slot.store((entry & !ADDRESS) | gpa, Ordering::SeqCst);
+}

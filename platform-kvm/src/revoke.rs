@@ -1,0 +1,324 @@
+//! Taking rights away.
+//!
+//! # What can be stale
+//! - *Nested paging*: a CPU's TLB and paging-structure caches, tagged with nothing but the address space in CR3.
+//! - *Shadow paging*: KVM's shadow tables. KVM does not see that the host writes a guest table; it walks the tables again only
+//!   when the guest faults. And a vCPU that is inside a fault may have read an entry before we changed it and install its
+//!   translation after that.
+//!
+//! # What `revoke` does, in this order, under the space's `tree` lock
+//! 1. Changes the entries.
+//! 2. Counts the space's `tlb_generation` up.
+//! 3. Gets every thread that is inside the guest in this space out to user space and waits until it is. (Threads that are
+//!    outside, the caller among them, need nothing.) Now no fault is half done, and each vCPU passes [`crate::kick`]'s handshake
+//!    before it walks the tables again.
+//! 4. Nested: nothing more. A vCPU whose generation is old loads CR3 before it enters ring 3, which flushes what the CPU holds.
+//!    Shadow: makes the host's mm notify KVM about the *data* pages that lost rights, which drops every translation to them,
+//!    in whatever shadow page it is: [`drop_translations`].
+//! 5. Only now writes entries of another shape (a table where a 2 MiB entry was) and frees what was unlinked.
+//!
+//! # Why tables are not simply reused (shadow paging)
+//! KVM's shadow pages are filed under the guest page they shadow, and a non-leaf shadow entry survives the guest entry it was
+//! made from. If an unlinked table became another table, the old link would show its new contents. So:
+//! - a table page that was unlinked stays in quarantine, empty, until a full flush (a memory slot is deleted and created
+//!   again, upon which KVM drops every shadow page);
+//! - `revoke` never unlinks tables of a live space; only dropping the space does;
+//! - second-level entries are never 2 MiB leaves: a leaf that is replaced by a table or by another leaf can leave a shadow page behind
+//!   that KVM believes to be a linear run of the *old* memory, and older kernels do not survive filling it with anything else.
+
+use crate::arena::{Gpa, PAGE_SIZE};
+use crate::error::Error;
+use crate::host_mode::Paging;
+use crate::machine::Machine;
+use crate::space::{AddressSpace, Change, GVA_END, HUGE, Perms, index, perms_of};
+use crate::tables::*;
+use std::ops::Range;
+use std::sync::atomic::{Ordering, fence};
+
+/// From this many separate ranges on, dropping every shadow page is cheaper than notifying about each range.
+const FLUSH_RANGES: usize = 512;
+
+/// What a pass over the tables has done so far.
+struct Pass {
+    shadow: bool,
+    /// Some entry lost rights.
+    lost: bool,
+    /// Guest-physical ranges that lost rights (shadow paging only).
+    data: Vec<Range<u64>>,
+    /// Entries to write when nobody can use the old ones any more.
+    later: Vec<(Table, usize, u64)>,
+    unlinked: Vec<Table>,
+    /// A 2 MiB entry could not be split and was unmapped instead.
+    out_of_memory: bool,
+}
+
+impl AddressSpace {
+    /// Takes rights away. When it returns, no vCPU can use the old rights any more, also none that runs in this space now.
+    /// Batch: a call costs tens of microseconds on shadow paging, however many changes it carries.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for misaligned ranges (then nothing was changed); [`Error::OutOfMemory`] when splitting a 2 MiB
+    /// entry needs a table page (the whole entry is then unmapped, so that no right survives); [`Error::Host`].
+    pub fn revoke(&self, changes: &[Change]) -> Result<(), Error> {
+        for change in changes {
+            let (Change::Unmap(range) | Change::Protect { range, .. }) = change;
+            if (range.start | range.end) % PAGE_SIZE != 0 || range.start > range.end || range.end > GVA_END {
+                return Err(Error::Invalid("a change must cover whole pages of the lower half"));
+            }
+        }
+        let _tree = self.tree.lock();
+        self.revoke_locked(changes)
+    }
+
+    /// `revoke` for a caller that holds the `tree` lock and has checked the ranges.
+    pub(crate) fn revoke_locked(&self, changes: &[Change]) -> Result<(), Error> {
+        let mut pass = Pass {
+            shadow: self.machine.mode().paging == Paging::Shadow,
+            lost: false,
+            data: Vec::new(),
+            later: Vec::new(),
+            unlinked: Vec::new(),
+            out_of_memory: false,
+        };
+        for change in changes {
+            match change {
+                Change::Unmap(range) => self.change(&mut pass, range, Perms::empty()),
+                Change::Protect { range, perms } => self.change(&mut pass, range, *perms),
+            }
+        }
+        if !pass.lost {
+            return Ok(());
+        }
+        self.tlb_generation.fetch_add(1, Ordering::SeqCst);
+        self.expel();
+        let dropped = if pass.shadow { drop_translations(&self.machine, &mut pass.data) } else { Ok(()) };
+        let tables = self.machine.tables();
+        for (table, at, entry) in pass.later {
+            tables.entry(table, at).store(entry, Ordering::SeqCst);
+        }
+        tables.free(&pass.unlinked, None, pass.shadow);
+        dropped?;
+        if pass.out_of_memory { Err(crate::error::OutOfMemory.into()) } else { Ok(()) }
+    }
+
+    /// Changes the entries of a range: rights outside `keep` go.
+    fn change(&self, pass: &mut Pass, range: &Range<u64>, keep: Perms) {
+        let mut gva = range.start;
+        while gva < range.end {
+            match self.existing_directory(gva) {
+                Err(next) => gva = next,
+                Ok(directory) => {
+                    let stop = range.end.min((gva | (HUGE - 1)) + 1);
+                    self.change_part(pass, directory, gva..stop, keep);
+                    gva = stop;
+                }
+            }
+        }
+    }
+
+    /// `change` within one second-level entry.
+    fn change_part(&self, pass: &mut Pass, directory: Table, part: Range<u64>, keep: Perms) {
+        let tables = self.machine.tables();
+        let at = index(part.start, 2);
+        let slot = tables.entry(directory, at);
+        let entry = slot.load(Ordering::Relaxed);
+        let whole = part.end - part.start == HUGE;
+        if entry & PRESENT == 0 {
+            return;
+        }
+        if entry & LARGE == 0 {
+            let table = Table::of_entry(entry);
+            self.change_table(pass, table, part, keep);
+            if whole && keep.is_empty() && !pass.shadow {
+                slot.store(0, Ordering::SeqCst);
+                pass.unlinked.push(table);
+                pass.lost = true;
+            }
+            return;
+        }
+        let kept = restrict(entry, keep);
+        if kept == entry {
+            return;
+        }
+        pass.note(entry & ADDRESS, HUGE);
+        if whole {
+            slot.store(kept, Ordering::SeqCst);
+            return;
+        }
+        // The entry goes and comes back as a table when no CPU holds the old translation: some CPUs do not bear both sizes.
+        slot.store(0, Ordering::SeqCst);
+        match self.split(entry, &part, keep) {
+            Ok(table) => pass.later.push((directory, at, table.to_entry())),
+            Err(_) => pass.out_of_memory = true,
+        }
+    }
+
+    fn change_table(&self, pass: &mut Pass, table: Table, part: Range<u64>, keep: Perms) {
+        let tables = self.machine.tables();
+        for gva in part.step_by(PAGE_SIZE as usize) {
+            let slot = tables.entry(table, index(gva, 1));
+            let entry = slot.load(Ordering::Relaxed);
+            if entry & PRESENT == 0 {
+                continue;
+            }
+            let kept = restrict(entry, keep);
+            if kept != entry {
+                slot.store(kept, Ordering::SeqCst);
+                pass.note(entry & ADDRESS, PAGE_SIZE);
+            }
+        }
+    }
+
+    /// A table that says what a 2 MiB entry said, less what `part` loses.
+    fn split(&self, entry: u64, part: &Range<u64>, keep: Perms) -> Result<Table, Error> {
+        let table = self.machine.alloc_table()?;
+        let first = part.start & !(HUGE - 1);
+        for i in 0..ENTRIES as u64 {
+            let small = (entry & !LARGE) + i * PAGE_SIZE;
+            let inside = part.contains(&(first + i * PAGE_SIZE));
+            let small = if inside { restrict(small, keep) } else { small };
+            self.machine.tables().entry(table, i as usize).store(small, Ordering::Relaxed);
+        }
+        Ok(table)
+    }
+
+    /// Gets every thread out that is in the guest in this space, and waits for it.
+    fn expel(&self) {
+        fence(Ordering::SeqCst);
+        let runners = self.runners.lock();
+        let inside =
+            runners.iter().filter_map(|gate| gate.interrupt().map(|word| (gate, word))).collect::<Vec<_>>();
+        for (gate, word) in inside {
+            gate.wait_departure(word);
+        }
+    }
+
+    /// After [`crate::Exit::HostFault`]: finds mapped window pages which the host cannot back any more, and unmaps them.
+    /// Returns how many bytes were unmapped.
+    ///
+    /// Reads every mapped window page; only if all of them can be read, also tries the writable ones with a write that changes
+    /// nothing (which dirties them).
+    ///
+    /// # Errors
+    /// As [`AddressSpace::revoke`].
+    pub fn revoke_unbacked(&self) -> Result<u64, Error> {
+        let _tree = self.tree.lock();
+        let arena = self.machine.arena();
+        let unreadable = self.windows_where(|gpa, _| arena.read(gpa, &mut [0]).is_err());
+        let broken = if unreadable.is_empty() {
+            let unwritable = |gpa| arena.atomic_fetch_update_u32(gpa, |word| word).is_err();
+            self.windows_where(|gpa, perms| perms.contains(Perms::W) && unwritable(gpa))
+        } else {
+            unreadable
+        };
+        let bytes = broken.iter().map(|range| range.end - range.start).sum();
+        self.revoke_locked(&broken.into_iter().map(Change::Unmap).collect::<Vec<_>>())?;
+        Ok(bytes)
+    }
+
+    /// Ranges of mapped window pages for which `test` holds.
+    fn windows_where(&self, test: impl Fn(Gpa, Perms) -> bool) -> Vec<Range<u64>> {
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let mut add = |gva: u64, entry: u64, bytes: u64| {
+            let gpa = Gpa(entry & ADDRESS);
+            let pages = (0..bytes).step_by(PAGE_SIZE as usize);
+            let is_window = entry & PRESENT != 0 && self.machine.arena().in_window_zone(gpa, bytes);
+            for offset in pages.filter(|_| is_window) {
+                if test(Gpa(gpa.0 + offset), perms_of(entry)) {
+                    match found.last_mut() {
+                        Some(last) if last.end == gva + offset => last.end += PAGE_SIZE,
+                        _ => found.push(gva + offset..gva + offset + PAGE_SIZE),
+                    }
+                }
+            }
+        };
+        let tables = self.machine.tables();
+        let mut gva = 0;
+        while gva < GVA_END {
+            let directory = match self.existing_directory(gva) {
+                Ok(directory) => directory,
+                Err(next) => {
+                    gva = next;
+                    continue;
+                }
+            };
+            let entry = tables.entry(directory, index(gva, 2)).load(Ordering::Relaxed);
+            if entry & LARGE != 0 {
+                add(gva, entry, HUGE);
+            } else if entry & PRESENT != 0 {
+                for i in 0..ENTRIES {
+                    let small = tables.entry(Table::of_entry(entry), i).load(Ordering::Relaxed);
+                    add(gva + i as u64 * PAGE_SIZE, small, PAGE_SIZE);
+                }
+            }
+            gva += HUGE;
+        }
+        found
+    }
+}
+
+impl Pass {
+    fn note(&mut self, gpa: u64, len: u64) {
+        self.lost = true;
+        if !self.shadow {
+            return;
+        }
+        match self.data.last_mut() {
+            Some(last) if last.end == gpa => last.end += len,
+            _ => self.data.push(gpa..gpa + len),
+        }
+    }
+}
+
+/// An entry without the rights outside `keep`.
+fn restrict(entry: u64, keep: Perms) -> u64 {
+    if keep.is_empty() {
+        return 0;
+    }
+    let mut kept = entry;
+    if !keep.contains(Perms::W) {
+        kept &= !WRITABLE;
+    }
+    if !keep.contains(Perms::X) {
+        kept |= NO_EXECUTE;
+    }
+    kept
+}
+
+/// Makes KVM drop its translations to guest-physical ranges, by MMU notifiers that change nothing for anybody else:
+/// anonymous memory becomes executable for the host for a moment (never unwritable), file mappings drop the host's own
+/// page-table entries. If the host forbids either, everything is flushed.
+fn drop_translations(machine: &Machine, ranges: &mut Vec<Range<u64>>) -> Result<(), Error> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len().min(FLUSH_RANGES));
+    for range in ranges.drain(..) {
+        match merged.last_mut() {
+            Some(last) if last.end >= range.start => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    if merged.len() > FLUSH_RANGES || merged.iter().any(|range| !notify(machine, range)) {
+        return machine.flush_everything();
+    }
+    Ok(())
+}
+
+/// Whether the notifier has run for the range.
+fn notify(machine: &Machine, range: &Range<u64>) -> bool {
+    let arena = machine.arena();
+    let len = range.end - range.start;
+    let (Some(offset), Ok(bytes)) = (arena.offset_of(Gpa(range.start), len), usize::try_from(len)) else {
+        return false;
+    };
+    let memory = arena.memory();
+    if arena.in_window_zone(Gpa(range.start), len) {
+        return memory.advise(offset, bytes, libc::MADV_DONTNEED).is_ok();
+    }
+    if Gpa(range.end) > arena.window_start() {
+        return false;
+    }
+    let normal = libc::PROT_READ | libc::PROT_WRITE;
+    let toggled = memory.protect(offset, bytes, normal | libc::PROT_EXEC).is_ok();
+    // Also after a failure half way: the range must end up as it was.
+    memory.protect(offset, bytes, normal).is_ok() && toggled
+}

@@ -1,0 +1,112 @@
+//! Memory slots. Under shadow paging KVM keeps about 10 bytes per page of a slot, so slots grow with what is mapped:
+//! each zone is cut into chunks of doubling size, and a chunk becomes a slot when the first guest entry points into it.
+
+use crate::error::Error;
+use crate::layout::FLUSH_GPA;
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use parking_lot::Mutex;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const FIRST_CHUNK: u64 = 16 << 20;
+const LARGEST_CHUNK: u64 = 1 << 30;
+/// The slot of the flush page.
+const FLUSH_SLOT: u32 = 0;
+
+/// Host memory at guest-physical addresses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Zone {
+    pub gpa: u64,
+    pub hva: u64,
+    pub len: u64,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    zone: Zone,
+    registered: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slots {
+    /// Sorted by address.
+    chunks: Vec<Chunk>,
+    /// Number of the next slot; guards registration and the flush slot.
+    next: Mutex<u32>,
+    flush: Zone,
+}
+
+impl Slots {
+    /// `zones` in ascending order; `flush_hva` is the page that the flush slot shows.
+    pub(crate) fn new(vm: &VmFd, zones: &[Zone], flush_hva: u64) -> Result<Slots, Error> {
+        let mut chunks = Vec::new();
+        for zone in zones {
+            let mut offset = 0;
+            let mut len = FIRST_CHUNK;
+            while offset < zone.len {
+                let part = len.min(zone.len - offset);
+                let zone = Zone { gpa: zone.gpa + offset, hva: zone.hva + offset, len: part };
+                chunks.push(Chunk { zone, registered: AtomicBool::new(false) });
+                // The second chunk is as large as the first, so that all start at multiples of their own size.
+                if offset > 0 {
+                    len = (len * 2).min(LARGEST_CHUNK);
+                }
+                offset += part;
+            }
+        }
+        let flush = Zone { gpa: FLUSH_GPA, hva: flush_hva, len: 4096 };
+        set(vm, FLUSH_SLOT, flush)
+            .map_err(|source| Error::Host { what: "creating a memory slot", source })?;
+        Ok(Slots { chunks, next: Mutex::new(FLUSH_SLOT + 1), flush })
+    }
+
+    /// Makes sure that guest entries may point to the range.
+    pub(crate) fn ensure(&self, vm: &VmFd, gpa: u64, len: u64) -> Result<(), Error> {
+        let first = self.chunks.partition_point(|chunk| chunk.zone.gpa + chunk.zone.len <= gpa);
+        for chunk in self.chunks.iter().skip(first) {
+            if chunk.zone.gpa >= gpa.saturating_add(len) {
+                break;
+            }
+            if !chunk.registered.load(Ordering::Acquire) {
+                self.register(vm, chunk)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn register(&self, vm: &VmFd, chunk: &Chunk) -> Result<(), Error> {
+        let mut next = self.next.lock();
+        if chunk.registered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        set(vm, *next, chunk.zone)
+            .map_err(|source| Error::Host { what: "creating a memory slot", source })?;
+        *next += 1;
+        chunk.registered.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes KVM drop all roots, shadow pages and cached translations. Costs every vCPU all its translations.
+    pub(crate) fn flush_everything(&self, vm: &VmFd) -> Result<(), Error> {
+        let _guard = self.next.lock();
+        let gone = Zone { len: 0, ..self.flush };
+        set(vm, FLUSH_SLOT, gone)
+            .and_then(|()| set(vm, FLUSH_SLOT, self.flush))
+            .map_err(|source| Error::Host { what: "toggling the flush slot", source })
+    }
+}
+
+fn set(vm: &VmFd, slot: u32, zone: Zone) -> io::Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: zone.gpa,
+        memory_size: zone.len,
+        userspace_addr: zone.hva,
+    };
+    // SAFETY: every zone is part of a reservation that is never unmapped and that no Rust reference covers, so the guest may
+    // do to it what it likes.
+    unsafe { vm.set_user_memory_region(region) }.map_err(|e| io::Error::from_raw_os_error(e.errno()))
+}

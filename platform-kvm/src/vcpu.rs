@@ -1,0 +1,480 @@
+//! One vCPU: putting registers in, KVM_RUN, and making sense of how it came back.
+
+use crate::control::Control;
+use crate::cpu::{self, CpuTemplate};
+use crate::error::Error;
+use crate::fpu::FpuState;
+use crate::host_mode::{HostMode, Paging, Ring0};
+use crate::layout::*;
+use crate::registers::{Exit, Registers};
+use kvm_bindings::{
+    KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_segment, kvm_sync_regs,
+    kvm_vcpu_events, kvm_xsave,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+
+/// Bits of rflags that ring 3 may have: CF PF AF ZF SF TF DF OF RF AC ID.
+const USER_FLAGS: u64 = 0x0025_0dd5;
+/// Always set: IF, and the bit that is always 1.
+const FIXED_FLAGS: u64 = 0x202;
+const FLAG_TF: u64 = 1 << 8;
+const FLAG_RF: u64 = 1 << 16;
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// What a vCPU should be running in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub space: u64,
+    pub cr3: u64,
+    /// The space's count of revocations: another value than last time means that the TLB must be flushed (nested paging).
+    pub tlb_generation: u64,
+    pub mode: HostMode,
+}
+
+/// The segment registers that ring 3 can load and the host does not otherwise track.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DataSegments([kvm_segment; 4]);
+
+#[derive(Debug)]
+pub(crate) struct Vcpu {
+    fd: VcpuFd,
+    /// Which vCPU page is its own.
+    index: u32,
+    /// The space whose root is loaded, 0 for none, and its revocation count at that time.
+    space: u64,
+    tlb_generation: u64,
+    /// The last exit was `Syscall`, so `sysretq` can lead back.
+    at_syscall: bool,
+    /// An exception that KVM had queued was handed to the caller and must not be delivered as well.
+    clear_events: bool,
+    force_sregs: bool,
+    initial_segments: DataSegments,
+    /// Nothing has run on it since its FPU and segments were in their initial state.
+    pub(crate) pristine: bool,
+}
+
+/// How KVM_RUN ended.
+enum Outcome {
+    Out(u16),
+    /// Another use of a port, which only ring 3 could have made.
+    Port,
+    Interrupted,
+    HostFault,
+    Again,
+}
+
+impl Vcpu {
+    pub(crate) fn new(
+        vm: &VmFd,
+        control: &Control,
+        cpu: &CpuTemplate,
+        index: u32,
+        cr3: u64,
+        ring0: Ring0,
+    ) -> Result<Vcpu, Error> {
+        let mut fd = vm.create_vcpu(u64::from(index)).map_err(|e| cpu::unusable("KVM_CREATE_VCPU", e))?;
+        cpu.set_up(&fd, ring0)?;
+        control.write_tss(index);
+        let sregs = fd.get_sregs().map_err(|e| cpu::unusable("KVM_GET_SREGS", e))?;
+        let sregs = cpu.initial_sregs(sregs, index, cr3, ring0);
+        fd.set_sregs(&sregs).map_err(|e| cpu::unusable("KVM_SET_SREGS", e))?;
+        let run = fd.get_kvm_run();
+        run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);
+        run.s.regs.sregs = sregs;
+        Ok(Vcpu {
+            fd,
+            index,
+            space: 0,
+            tlb_generation: 0,
+            at_syscall: false,
+            clear_events: false,
+            force_sregs: true,
+            initial_segments: DataSegments([sregs.ds, sregs.es, sregs.fs, sregs.gs]),
+            pristine: true,
+        })
+    }
+
+    /// Where the kick handler writes.
+    pub(crate) fn immediate_exit(&mut self) -> *mut u8 {
+        &raw mut self.fd.get_kvm_run().immediate_exit
+    }
+
+    fn sync(&mut self) -> &mut kvm_sync_regs {
+        // SAFETY: the union's only other member is padding; every bit pattern is a valid kvm_sync_regs.
+        unsafe { &mut self.fd.get_kvm_run().s.regs }
+    }
+
+    /// Loads `registers` so that the next `run` continues there, in ring 3.
+    pub(crate) fn prepare(&mut self, control: &Control, registers: &Registers, target: &Target) {
+        let nested = target.mode.paging == Paging::Nested;
+        let switch = self.space != target.space || (nested && self.tlb_generation != target.tlb_generation);
+        let was_at_syscall = std::mem::take(&mut self.at_syscall);
+        let mut sregs_dirty = std::mem::take(&mut self.force_sregs);
+        let clear_events = std::mem::take(&mut self.clear_events);
+        let index = self.index;
+        let rflags = registers.rflags & USER_FLAGS | FIXED_FLAGS;
+        let sync = self.sync();
+        if sync.sregs.fs.base != registers.fs_base || sync.sregs.gs.base != registers.gs_base {
+            sync.sregs.fs.base = registers.fs_base;
+            sync.sregs.gs.base = registers.gs_base;
+            sregs_dirty = true;
+        }
+        if switch && !nested {
+            sync.sregs.cr3 = target.cr3;
+            sregs_dirty = true;
+        }
+        if switch && nested && in_ring3(sync) {
+            cpu::set_ring0(&mut sync.sregs);
+            sregs_dirty = true;
+        }
+        sync.regs = to_kvm(registers, rflags);
+        if !in_ring3(sync) {
+            let returns = was_at_syscall
+                && target.mode.ring0 == Ring0::Native
+                && registers.rcx == registers.rip
+                && registers.r11 == rflags
+                && rflags & (FLAG_TF | FLAG_RF) == 0;
+            sync.regs.rflags = 0x2;
+            let frame = crate::control::vcpu_gva(index);
+            if switch && nested {
+                sync.regs.rip = CONTROL_GVA + STUB_LOAD_CR3;
+                sync.regs.rsp = frame + PAGE_CR3;
+            } else if returns {
+                sync.regs.rip = CONTROL_GVA + STUB_SYSRET;
+            } else {
+                sync.regs.rip = CONTROL_GVA + STUB_IRET;
+                sync.regs.rsp = frame + PAGE_FRAME;
+            }
+            control.write_frame(index, target.cr3, registers.rax, registers.rip, rflags, registers.rsp);
+        }
+        let mut dirty = u64::from(KVM_SYNC_X86_REGS);
+        if sregs_dirty {
+            dirty |= u64::from(KVM_SYNC_X86_SREGS);
+        }
+        if clear_events {
+            sync.events = kvm_vcpu_events::default();
+            dirty |= u64::from(KVM_SYNC_X86_EVENTS);
+        }
+        self.fd.get_kvm_run().kvm_dirty_regs = dirty;
+        self.space = target.space;
+        self.tlb_generation = target.tlb_generation;
+        self.pristine = false;
+    }
+
+    /// Runs what `prepare` loaded. `None`: the vCPU did nothing that matters; `registers` stand, prepare and run again.
+    pub(crate) fn run(
+        &mut self,
+        control: &Control,
+        registers: &mut Registers,
+    ) -> Result<Option<Exit>, Error> {
+        let outcome = self.enter()?;
+        let sync = self.sync();
+        let sregs = &sync.sregs;
+        let (fs_base, gs_base, ring3, rip) = (sregs.fs.base, sregs.gs.base, in_ring3(sync), sync.regs.rip);
+        if matches!(outcome, Outcome::Again) {
+            return Ok(None);
+        }
+        if !ring3 {
+            return match outcome {
+                Outcome::Out(port) => {
+                    registers.fs_base = fs_base;
+                    registers.gs_base = gs_base;
+                    self.at_port(control, registers, port).map(Some)
+                }
+                Outcome::HostFault => {
+                    Err(Error::UnexpectedExit { reason: 0, detail: libc::EFAULT as u64, rip })
+                }
+                _ => self.interrupted_in_stub(control, registers),
+            };
+        }
+        registers.fs_base = fs_base;
+        registers.gs_base = gs_base;
+        from_kvm(registers, &sync.regs);
+        if matches!(outcome, Outcome::Out(_) | Outcome::Port) {
+            return Ok(Some(self.user_port(registers)));
+        }
+        let queued = self.queued_exception(registers);
+        Ok(Some(match outcome {
+            _ if queued.is_some() => queued.unwrap_or(Exit::Interrupted),
+            Outcome::HostFault => Exit::HostFault,
+            _ => self.at_user_stub(registers).unwrap_or(Exit::Interrupted),
+        }))
+    }
+
+    /// Ring 3 used a port: in the user stub that is a system call, elsewhere a #GP. rip is behind the instruction.
+    fn user_port(&mut self, registers: &mut Registers) -> Exit {
+        self.at_user_stub(registers).unwrap_or(Exit::Exception { vector: 13, error_code: 0, addr: 0 })
+    }
+
+    /// The system call that ring 3 made if it stands in the user stub.
+    fn at_user_stub(&mut self, registers: &mut Registers) -> Option<Exit> {
+        const OUT_LEN: u64 = 2;
+        let rip = registers.rip;
+        let within = |start: u64| (start..=start + OUT_LEN).contains(&rip);
+        let (syscall, compat) = (within(USER_STUB_SYSCALL), within(USER_STUB_COMPAT));
+        if !syscall && !compat {
+            return None;
+        }
+        registers.rip = registers.rcx;
+        registers.rflags = registers.r11;
+        Some(if syscall { Exit::Syscall } else { not_offered() })
+    }
+
+    fn enter(&mut self) -> Result<Outcome, Error> {
+        let result = self.fd.run();
+        let unexpected = |reason: u32, detail: u64| (reason, detail);
+        let (reason, detail) = match result {
+            Ok(VcpuExit::IoOut(port, _)) => return Ok(Outcome::Out(port)),
+            Ok(VcpuExit::IoIn(..)) => return Ok(Outcome::Port),
+            Ok(VcpuExit::Intr) => return Ok(Outcome::Interrupted),
+            Ok(VcpuExit::Shutdown) => {
+                let rip = self.sync().regs.rip;
+                return Err(Error::Shutdown { rip });
+            }
+            Ok(VcpuExit::FailEntry(hardware, _)) => unexpected(kvm_bindings::KVM_EXIT_FAIL_ENTRY, hardware),
+            Ok(VcpuExit::MmioRead(address, _)) => unexpected(kvm_bindings::KVM_EXIT_MMIO, address),
+            Ok(VcpuExit::MmioWrite(address, _)) => unexpected(kvm_bindings::KVM_EXIT_MMIO, address),
+            Ok(_) => {
+                let run = self.fd.get_kvm_run();
+                // SAFETY: the union is plain data; for KVM_EXIT_INTERNAL_ERROR this member is the valid one, for others a number.
+                let detail = unsafe { run.__bindgen_anon_1.internal.suberror };
+                unexpected(run.exit_reason, u64::from(detail))
+            }
+            Err(e) => match e.errno() {
+                libc::EINTR => return Ok(Outcome::Interrupted),
+                libc::EFAULT => return Ok(Outcome::HostFault),
+                libc::EAGAIN => return Ok(Outcome::Again),
+                errno => {
+                    let source = std::io::Error::from_raw_os_error(errno);
+                    return Err(Error::Host { what: "KVM_RUN", source });
+                }
+            },
+        };
+        Err(Error::UnexpectedExit { reason, detail, rip: self.sync().regs.rip })
+    }
+
+    /// The stub told us why it left.
+    fn at_port(&mut self, control: &Control, registers: &mut Registers, port: u16) -> Result<Exit, Error> {
+        let sync = self.sync();
+        let (regs, cr2) = (sync.regs, sync.sregs.cr2);
+        match port {
+            PORT_SYSCALL | PORT_COMPAT => {
+                from_kvm(registers, &regs);
+                registers.rip = regs.rcx;
+                registers.rflags = regs.r11;
+                if port == PORT_COMPAT {
+                    return Ok(not_offered());
+                }
+                self.at_syscall = true;
+                Ok(Exit::Syscall)
+            }
+            _ => match port.checked_sub(PORT_VECTORS).and_then(|v| u8::try_from(v).ok()) {
+                Some(vector) if u64::from(vector) < VECTORS => {
+                    self.at_vector(control, registers, vector, &regs, cr2)
+                }
+                _ => Err(Error::UnexpectedExit { reason: 2, detail: u64::from(port), rip: regs.rip }),
+            },
+        }
+    }
+
+    fn at_vector(
+        &mut self,
+        control: &Control,
+        registers: &mut Registers,
+        vector: u8,
+        regs: &kvm_regs,
+        cr2: u64,
+    ) -> Result<Exit, Error> {
+        let frame = control.read_frame(self.index, vector);
+        if frame.cs & 3 != 3 {
+            return Err(Error::StubFault { vector, error_code: frame.error_code, rip: frame.rip });
+        }
+        from_kvm(registers, regs);
+        registers.rip = frame.rip;
+        registers.rflags = frame.rflags;
+        registers.rsp = frame.rsp;
+        if frame.cs & 0xffff != u64::from(USER_CS) {
+            return Ok(not_offered());
+        }
+        Ok(exception(vector, frame.error_code as u32, cr2, frame.rflags))
+    }
+
+    /// KVM had intercepted an exception of ring 3 and not delivered it yet: it becomes the exit.
+    fn queued_exception(&mut self, registers: &Registers) -> Option<Exit> {
+        self.clear_events = true;
+        let sync = self.sync();
+        let queued = sync.events.exception;
+        if queued.injected == 0 && queued.pending == 0 {
+            return None;
+        }
+        Some(exception(queued.nr, queued.error_code, sync.sregs.cr2, registers.rflags))
+    }
+
+    /// A signal arrived while the vCPU was at one of the stub's few instructions.
+    fn interrupted_in_stub(
+        &mut self,
+        control: &Control,
+        registers: &mut Registers,
+    ) -> Result<Option<Exit>, Error> {
+        let sync = self.sync();
+        let (regs, queued) = (sync.regs, sync.events.exception);
+        let (fs_base, gs_base) = (sync.sregs.fs.base, sync.sregs.gs.base);
+        let at = regs.rip.wrapping_sub(CONTROL_GVA);
+        if queued.injected != 0 || queued.pending != 0 {
+            return Err(Error::StubFault {
+                vector: queued.nr,
+                error_code: queued.error_code.into(),
+                rip: regs.rip,
+            });
+        }
+        let port = match at {
+            STUB_SYSCALL => Some(PORT_SYSCALL),
+            STUB_COMPAT => Some(PORT_COMPAT),
+            _ => at.checked_sub(STUB_VECTORS).filter(|offset| offset % STUB_VECTOR_LEN == 0).and_then(
+                |offset| {
+                    let vector = offset / STUB_VECTOR_LEN;
+                    (vector < VECTORS).then_some(PORT_VECTORS + vector as u16)
+                },
+            ),
+        };
+        if let Some(port) = port {
+            registers.fs_base = fs_base;
+            registers.gs_base = gs_base;
+            return self.at_port(control, registers, port).map(Some);
+        }
+        if !(STUB_IRET..STUB_VECTORS).contains(&at) {
+            return Err(Error::UnexpectedExit { reason: 10, detail: at, rip: regs.rip });
+        }
+        // On the way in: nothing of the guest has run. Whether cr3 was loaded is not known.
+        self.space = 0;
+        Ok(None)
+    }
+
+    /// Data segments as ring 3 left them.
+    pub(crate) fn segments(&mut self) -> DataSegments {
+        let sregs = &self.sync().sregs;
+        DataSegments([sregs.ds, sregs.es, sregs.fs, sregs.gs])
+    }
+
+    /// Loads the data segments of another thread, or the initial ones.
+    pub(crate) fn set_segments(&mut self, segments: Option<DataSegments>) {
+        let DataSegments([ds, es, fs, gs]) = segments.unwrap_or(self.initial_segments);
+        let sregs = &mut self.sync().sregs;
+        (sregs.ds, sregs.es, sregs.fs, sregs.gs) = (ds, es, fs, gs);
+        self.force_sregs = true;
+    }
+
+    /// The vCPU changes hands: forgets a half-done event of its old thread.
+    pub(crate) fn disown(&mut self) {
+        self.at_syscall = false;
+        self.clear_events = true;
+    }
+
+    pub(crate) fn fpu(&self, size: usize) -> Result<FpuState, Error> {
+        let area = self.fd.get_xsave().map_err(|e| host("KVM_GET_XSAVE", e))?;
+        Ok(FpuState::from_words(&area.region, size))
+    }
+
+    pub(crate) fn set_fpu(&mut self, state: &FpuState) -> Result<(), Error> {
+        let mut area = kvm_xsave::default();
+        state.to_words(&mut area.region);
+        // SAFETY: without dynamically enabled features (AMX, which XCR0 leaves out) KVM reads 4096 bytes, the size of the area.
+        match unsafe { self.fd.set_xsave(&area) } {
+            Ok(()) => Ok(()),
+            Err(e) if e.errno() == libc::EINVAL => Err(Error::BadFpuState),
+            Err(e) => Err(host("KVM_SET_XSAVE", e)),
+        }
+    }
+
+    pub(crate) fn tsc_khz(&self) -> u32 {
+        self.fd.get_tsc_khz().unwrap_or(0)
+    }
+
+    /// Makes the next `prepare` behave as if the last exit had been a system call: the probe's way to try `sysretq`.
+    pub(crate) fn pretend_syscall(&mut self) {
+        self.at_syscall = true;
+    }
+
+    /// Makes the next `prepare` load the root again.
+    pub(crate) fn forget_space(&mut self) {
+        self.space = 0;
+    }
+}
+
+fn host(what: &'static str, e: kvm_ioctls::Error) -> Error {
+    Error::Host { what, source: std::io::Error::from_raw_os_error(e.errno()) }
+}
+
+fn in_ring3(sync: &kvm_sync_regs) -> bool {
+    sync.sregs.cs.selector & 3 == 3
+}
+
+/// 32-bit code: some hosts cannot keep ring 3 from entering it; it is answered like the selector that does not exist.
+fn not_offered() -> Exit {
+    Exit::Exception { vector: 13, error_code: 0, addr: 0 }
+}
+
+fn exception(vector: u8, error_code: u32, cr2: u64, rflags: u64) -> Exit {
+    match vector {
+        14 => Exit::PageFault {
+            addr: cr2,
+            write: error_code & 2 != 0,
+            exec: error_code & 16 != 0,
+            present: error_code & 1 != 0,
+        },
+        1 => Exit::Exception {
+            vector,
+            error_code: 0,
+            addr: if rflags & FLAG_TF != 0 { DR6_SINGLE_STEP } else { 0 },
+        },
+        _ => Exit::Exception { vector, error_code, addr: 0 },
+    }
+}
+
+fn to_kvm(r: &Registers, rflags: u64) -> kvm_regs {
+    kvm_regs {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags,
+    }
+}
+
+fn from_kvm(to: &mut Registers, r: &kvm_regs) {
+    *to = Registers {
+        rax: r.rax,
+        rbx: r.rbx,
+        rcx: r.rcx,
+        rdx: r.rdx,
+        rsi: r.rsi,
+        rdi: r.rdi,
+        rsp: r.rsp,
+        rbp: r.rbp,
+        r8: r.r8,
+        r9: r.r9,
+        r10: r.r10,
+        r11: r.r11,
+        r12: r.r12,
+        r13: r.r13,
+        r14: r.r14,
+        r15: r.r15,
+        rip: r.rip,
+        rflags: r.rflags,
+        fs_base: to.fs_base,
+        gs_base: to.gs_base,
+    };
+}
