@@ -124,6 +124,8 @@ pub struct ImageInfo {
     pub auxv: Vec<(u64, u64)>,
     /// The executable.
     pub exe: Option<Arc<File>>,
+    /// Nobody may write to the executable while it runs.
+    pub deny_write: Option<crate::vfs::attachments::DenyWrite>,
 }
 
 /// What is mapped; behind [`Mm`]'s readers-writer lock.

@@ -96,7 +96,8 @@ impl Space for KvmSpace {
     }
 
     fn revoke_unbacked(&self) -> SysResult<usize> {
-        self.space.revoke_unbacked().map_err(|error| errno(&error))
+        let pages = self.space.revoke_unbacked().map_err(|error| errno(&error))?;
+        Ok(usize::try_from(pages).unwrap_or(usize::MAX))
     }
 
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {
