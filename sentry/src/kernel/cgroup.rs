@@ -1,7 +1,10 @@
 //! What a container's tasks have in common besides namespaces: the pids limit, the freezer, CPU time of the dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::errno::{Errno, SysResult};
 
@@ -15,6 +18,10 @@ pub struct Cgroup {
     /// Time of tasks that have exited, in nanoseconds.
     user_nanos: AtomicU64,
     system_nanos: AtomicU64,
+    frozen: AtomicBool,
+    /// Tasks that stand still, and who waits for them to.
+    standing: Mutex<u64>,
+    standing_changed: Condvar,
 }
 
 /// One task's place under the pids limit.
@@ -69,6 +76,39 @@ impl Cgroup {
     /// User and system time of tasks that have exited, in nanoseconds.
     pub fn dead_nanos(&self) -> (u64, u64) {
         (self.user_nanos.load(Ordering::Relaxed), self.system_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Whether its tasks are to stand still.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_frozen(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Release);
+    }
+
+    /// Runs `rest` (the caller's standing still) while counting it as standing.
+    pub(crate) fn while_standing(&self, rest: impl FnOnce()) {
+        *self.standing.lock() += 1;
+        self.standing_changed.notify_all();
+        rest();
+        *self.standing.lock() -= 1;
+    }
+
+    /// Waits until as many tasks stand still as `live` counts; `false` at the deadline.
+    pub(super) fn wait_standing(&self, deadline: Instant, live: impl Fn() -> u64) -> bool {
+        let mut standing = self.standing.lock();
+        loop {
+            if *standing >= live() {
+                return true;
+            }
+            // Tasks that exit meanwhile do not notify: look again now and then.
+            let next = Instant::now() + std::time::Duration::from_millis(5);
+            if next >= deadline {
+                return false;
+            }
+            self.standing_changed.wait_until(&mut standing, next);
+        }
     }
 }
 

@@ -26,31 +26,33 @@ pub struct ContainerSpec {
     pub domainname: String,
     /// Most tasks; 0 is no limit.
     pub pids_max: u64,
-    /// Which namespaces are those of another container of this sandbox instead of new ones.
-    pub joins: Vec<Join>,
+    /// Where its namespaces come from.
+    pub namespaces: NamespacePlan,
 }
 
-/// A namespace taken from a container of the same sandbox.
-pub struct Join {
-    /// Which kind.
-    pub kind: NamespaceKind,
-    /// Whose.
-    pub container: String,
-}
-
-/// Namespaces that containers can share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NamespaceKind {
+/// Where a container's namespaces come from. Its mount namespace is [`ContainerSpec::mounts`].
+#[derive(Clone, Debug, Default)]
+pub struct NamespacePlan {
     /// Process ids.
-    Pid,
-    /// Mounts.
-    Mount,
+    pub pid: NamespaceSource,
     /// SysV IPC and message queues.
-    Ipc,
+    pub ipc: NamespaceSource,
     /// Host name.
-    Uts,
+    pub uts: NamespaceSource,
     /// Network.
-    Net,
+    pub net: NamespaceSource,
+}
+
+/// Where one namespace comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NamespaceSource {
+    /// A new one.
+    #[default]
+    New,
+    /// The sandbox's own.
+    Sandbox,
+    /// That of another container of this sandbox.
+    Container(String),
 }
 
 /// A process to be started from outside: a container's first, or an `exec`.
@@ -138,6 +140,14 @@ pub enum ContainerError {
         /// Why.
         errno: Errno,
     },
+    /// The working directory cannot be entered.
+    #[error("chdir to cwd ({path:?}) set in config.json failed: {errno}")]
+    Chdir {
+        /// The directory.
+        path: String,
+        /// Why.
+        errno: Errno,
+    },
     /// Something else that Linux has a number for.
     #[error("{what}: {errno}")]
     Failed {
@@ -210,6 +220,16 @@ pub struct ProcessInfo {
     pub command: Vec<u8>,
     /// Controlling terminal (`pts/0`), or empty.
     pub terminal: String,
+}
+
+/// The outside's handle on a process's terminal.
+pub trait ProcessTerminal: Send + Sync {
+    /// Changes its size; the foreground job gets `SIGWINCH`.
+    fn resize(&self, rows: u16, columns: u16);
+    /// No more input is coming.
+    fn close_input(&self);
+    /// Its process has ended: shows what is left to be shown and lets go of the outside.
+    fn process_ended(&self);
 }
 
 /// What a container uses.

@@ -35,7 +35,11 @@ pub fn until<T>(
         }
         match waiter.wait(deadline) {
             WaitOutcome::Notified => {}
-            WaitOutcome::Interrupted => return Err(Errno::ERESTARTSYS),
+            WaitOutcome::Interrupted => {
+                if !ctx.task.stand_if_only_frozen() {
+                    return Err(Errno::ERESTARTSYS);
+                }
+            }
             WaitOutcome::TimedOut => return Err(Errno::ETIMEDOUT),
         }
     }

@@ -8,20 +8,32 @@
 //! Lock order: the kernel's task tree ([`crate::kernel::Kernel::tree`]), relations of a group (parent before child), signal lock of a
 //! group, signal lock of a task. `mm`, `files`, `fs`, `credentials`, `namespaces` are leaves that hand out an `Arc`.
 
+pub mod birth;
 pub mod block;
+pub mod clone;
 pub mod credentials;
 pub mod current;
+pub mod exception;
+pub mod exit;
+pub mod futex;
+pub mod image;
+pub mod job_control;
 pub mod namespaces;
 pub mod pid;
+pub mod pidfd;
 pub mod process_group;
+pub mod reap;
 pub mod rlimit;
+pub mod run;
 pub mod set_ids;
 pub mod signal;
+pub mod stop;
 pub mod subreaper;
 pub mod thread_group;
+pub mod vfork;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
@@ -36,9 +48,12 @@ pub use signal::{SigInfo, Signal, SignalSet};
 pub use thread_group::ThreadGroup;
 
 use crate::errno::{Errno, SysResult};
+use crate::fs::anonymous::{AnonymousInode, Pseudo, next_ino};
 use crate::kernel::Kernel;
+use crate::kernel::cgroup::PidCharge;
+use crate::kernel::users::UserCharge;
 use crate::mm::Mm;
-use crate::platform::{GuestThread, Kicker, Registers};
+use crate::platform::{GuestThread, Kicker, Registers, Space};
 use crate::syscalls::Args;
 use crate::vfs::file::File;
 use crate::vfs::{FdTable, FsContext};
@@ -75,7 +90,8 @@ pub struct Task {
     files: RwLock<Arc<FdTable>>,
     fs: RwLock<Arc<FsContext>>,
     signals: Mutex<TaskSignals>,
-    signal_count: Arc<SignalCount>,
+    /// Its places under the limits of its user and of its container; given back when it is reaped.
+    charges: Mutex<Charges>,
     /// Told of every signal sent to the thread or its process: signalfds and `sigtimedwait`.
     signal_queue: WaitQueue,
     comm: Mutex<Comm>,
@@ -83,6 +99,13 @@ pub struct Task {
     user_nanos: AtomicU64,
     system_nanos: AtomicU64,
     started: Instant,
+}
+
+/// See [`Task::set_credentials`].
+struct Charges {
+    user: Option<UserCharge>,
+    signals: Arc<SignalCount>,
+    cgroup: Option<PidCharge>,
 }
 
 /// `/proc/*/comm`: at most 15 bytes.
@@ -97,8 +120,6 @@ pub struct TaskSignals {
     pub blocked: SignalSet,
     /// What `rt_sigtimedwait` is waiting for, although it is blocked.
     pub awaited: SignalSet,
-    /// A forced signal has its default action: it is fatal even to an init process.
-    pub forced_fatal: bool,
 }
 
 impl TaskSignals {
@@ -129,8 +150,6 @@ pub struct Attributes {
     pub dumpable: bool,
     /// `ioprio_set`.
     pub io_priority: u32,
-    /// `seccomp` mode shown in `/proc/*/status`.
-    pub no_new_privs_inherited: bool,
 }
 
 impl Default for Attributes {
@@ -145,7 +164,6 @@ impl Default for Attributes {
             timer_slack: 50_000,
             dumpable: true,
             io_priority: 0,
-            no_new_privs_inherited: false,
         }
     }
 }
@@ -191,9 +209,16 @@ impl Task {
         self.credentials.read().clone()
     }
 
-    /// Replaces its credentials.
+    /// Replaces its credentials. A new real user takes over what is counted per user.
     pub fn set_credentials(&self, credentials: Arc<Credentials>) {
-        *self.credentials.write() = credentials;
+        let uid = credentials.uid;
+        let old = std::mem::replace(&mut *self.credentials.write(), credentials);
+        if old.uid != uid {
+            let charge = self.kernel.users().charge(uid);
+            let mut charges = self.charges.lock();
+            charges.signals = charge.user().signals().clone();
+            charges.user = Some(charge);
+        }
     }
 
     /// The namespaces it lives in.
@@ -288,8 +313,8 @@ impl Task {
         self.signals.lock()
     }
 
-    pub(crate) fn signal_count(&self) -> &Arc<SignalCount> {
-        &self.signal_count
+    pub(crate) fn signal_count(&self) -> Arc<SignalCount> {
+        self.charges.lock().signals.clone()
     }
 
     /// User and system time so far, in nanoseconds.
@@ -314,15 +339,68 @@ impl Task {
 
     /// Gives it something to look at: wakes it if it sleeps, and gets it out of the guest.
     pub fn kick(&self, work: Work) {
-        self.work.fetch_or(work.bits(), Ordering::AcqRel);
+        let before = self.work.fetch_or(work.bits(), Ordering::AcqRel);
         self.waiter.interrupt();
-        self.kicker.kick();
+        if work.intersects(Work::KILL | Work::FREEZE) {
+            // Gets it out of waits that signals do not end.
+            self.waiter.notify();
+        }
+        // Nobody but the task itself clears a bit, and it looks again before it enters the guest.
+        if before & work.bits() != work.bits() {
+            self.kicker.kick();
+        }
+    }
+
+    /// What it has to look at.
+    pub fn work(&self) -> Work {
+        Work::from_bits_retain(self.work.load(Ordering::Acquire))
+    }
+
+    /// Whether it is to die before it does anything else.
+    pub fn is_killed(&self) -> bool {
+        self.work().contains(Work::KILL)
+    }
+
+    pub(crate) fn clear_work(&self, work: Work) {
+        self.work.fetch_and(!work.bits(), Ordering::AcqRel);
+    }
+
+    pub(crate) fn add_cpu_nanos(&self, user: u64, system: u64) {
+        self.user_nanos.fetch_add(user, Ordering::Relaxed);
+        self.system_nanos.fetch_add(system, Ordering::Relaxed);
     }
 
     pub(crate) fn resume_from_stop(&self) {
-        self.work.fetch_and(!Work::STOP.bits(), Ordering::AcqRel);
+        self.clear_work(Work::STOP);
         self.waiter.notify();
     }
+
+    pub(crate) fn replace_mm(&self, mm: Arc<Mm>) -> Arc<Mm> {
+        std::mem::replace(&mut *self.mm.write(), mm)
+    }
+
+    /// Lets go of descriptors and directories (exit).
+    pub(crate) fn release_resources(&self) {
+        let files = std::mem::take(&mut *self.files.write());
+        let fs = std::mem::replace(&mut *self.fs.write(), nowhere());
+        drop((files, fs));
+    }
+
+    /// Gives back what limits count; its pid and what it was are gone afterwards.
+    pub(crate) fn discharge(&self) {
+        let mut charges = self.charges.lock();
+        charges.user = None;
+        charges.cgroup = None;
+    }
+}
+
+/// Where tasks are that have exited.
+fn nowhere() -> Arc<FsContext> {
+    static NOWHERE: LazyLock<Arc<FsContext>> = LazyLock::new(|| {
+        let inode = AnonymousInode::new(Pseudo::Anonymous, next_ino(), 0, 0);
+        FsContext::new(crate::vfs::internal::place(b"/", inode))
+    });
+    NOWHERE.clone()
 }
 
 /// What only the task's own thread touches, or a dispatcher to which the thread has handed it.
@@ -331,12 +409,16 @@ pub struct TaskLocal {
     pub registers: Registers,
     /// The machine that runs it.
     pub machine: Box<dyn GuestThread>,
+    /// The translations it runs in: those of its `mm`.
+    pub space: Arc<dyn Space>,
     /// The system call in progress.
     pub call: CurrentCall,
     /// How `restart_syscall` goes on.
     pub restart: Option<RestartBlock>,
     /// What becomes of the registers when the handler returns.
     pub after: AfterCall,
+    /// The restart code of a call that was interrupted and has not been settled yet.
+    pub interrupted: Option<Errno>,
     /// The mask to go back to once a signal has been looked for (`sigsuspend`, `ppoll`, `pselect`, `epoll_pwait`).
     pub saved_mask: Option<SignalSet>,
     /// The alternate signal stack.
@@ -345,6 +427,21 @@ pub struct TaskLocal {
     pub clear_child_tid: u64,
     /// The head of the robust futex list.
     pub robust_list: u64,
+    /// Woken when the memory it borrowed from its parent is no longer used (`vfork`).
+    pub vfork_done: Option<Arc<vfork::VforkDone>>,
+    /// The exception behind the signal that is being delivered, for the frame.
+    pub fault: FaultRecord,
+}
+
+/// What a signal frame tells about the last exception (`trapno`, `err`, `cr2`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultRecord {
+    /// Vector.
+    pub vector: u64,
+    /// Error code.
+    pub error_code: u64,
+    /// Address of the last page fault.
+    pub address: u64,
 }
 
 /// The alternate signal stack (`sigaltstack(2)`).

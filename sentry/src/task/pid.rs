@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::Task;
 use super::process_group::{ProcessGroup, Session};
@@ -39,6 +39,8 @@ pub struct PidNamespace {
     /// One above the highest number (`kernel.pid_max`).
     max: AtomicI32,
     table: Mutex<PidTable>,
+    /// Notified, with the table's lock, when a task in it has been reaped.
+    departed: Condvar,
 }
 
 struct PidTable {
@@ -63,6 +65,7 @@ impl PidNamespace {
             ancestors,
             max: AtomicI32::new(PID_MAX),
             table: Mutex::new(table),
+            departed: Condvar::new(),
         }))
     }
 
@@ -139,6 +142,16 @@ impl PidNamespace {
             task.is_leader().then(|| task.thread_group().clone())
         });
         groups.collect()
+    }
+
+    /// Whether only threads of `init` are left in it.
+    pub(super) fn is_deserted_but_for(&self, init: &Arc<ThreadGroup>) -> bool {
+        self.pids().iter().filter_map(|pid| pid.task()).all(|task| Arc::ptr_eq(task.thread_group(), init))
+    }
+
+    /// Sleeps until a task in it has been reaped, or a little while.
+    pub(super) fn wait_for_departure(&self) {
+        self.departed.wait_for(&mut self.table.lock(), std::time::Duration::from_millis(20));
     }
 
     fn allocate(&self) -> SysResult<i32> {
@@ -247,6 +260,14 @@ impl Pid {
     /// The session with this id.
     pub fn session(&self) -> Option<Arc<Session>> {
         self.links.lock().session.upgrade()
+    }
+
+    /// Tells the namespaces that see it that its task has been reaped.
+    pub(super) fn tell_departure(&self) {
+        for (space, _) in &self.numbers {
+            let _table = space.table.lock();
+            space.departed.notify_all();
+        }
     }
 
     pub(super) fn set_task(&self, task: Weak<Task>) {

@@ -3,7 +3,7 @@
 //! Three kinds of state with a lock each: *relations* (members, parent, children, process group; changed only under the kernel's
 //! task tree lock, read under their own), *signals* (shared pending queue, stop and exit state) and limits.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -18,7 +18,7 @@ use crate::kernel::Kernel;
 use crate::kernel::cgroup::Cgroup;
 use crate::time::Timespec;
 use crate::time::process_timers::ProcessTimers;
-use crate::wait::{PollEvents, WaitQueue};
+use crate::wait::WaitQueue;
 
 /// A process.
 pub struct ThreadGroup {
@@ -34,6 +34,8 @@ pub struct ThreadGroup {
     /// Notified once, when the process has become a zombie (pidfds) and when threads leave (exec).
     exit_queue: WaitQueue,
     exited: AtomicBool,
+    /// Threads that have not begun to exit.
+    live: AtomicUsize,
     started: Timespec,
     oom_score_adj: AtomicI32,
     times: GroupTimes,
@@ -51,7 +53,7 @@ pub struct Relations {
     /// Children, zombies included.
     pub children: Vec<Arc<ThreadGroup>>,
     /// Job.
-    pub process_group: Option<Arc<ProcessGroup>>,
+    pub process_group: Arc<ProcessGroup>,
     /// What the parent gets at the end; `None` for `clone` without a signal.
     pub exit_signal: Option<Signal>,
     /// `PR_SET_CHILD_SUBREAPER`.
@@ -60,6 +62,8 @@ pub struct Relations {
     pub below_subreaper: bool,
     /// Has called `execve`: `setpgid` by its parent is refused from then on.
     pub has_execed: bool,
+    /// How the leader ended; the process's status if nobody called `exit_group` and no signal ended it.
+    pub leader_status: Option<ExitStatus>,
 }
 
 /// Whether the process is stopped.
@@ -124,6 +128,40 @@ pub struct GroupTimes {
 }
 
 impl ThreadGroup {
+    pub(super) fn assemble(
+        kernel: &Arc<Kernel>,
+        pid: Arc<Pid>,
+        parts: super::birth::GroupParts,
+        relations: Relations,
+    ) -> Arc<ThreadGroup> {
+        let signals = GroupSignals {
+            shared: PendingQueue::default(),
+            stop: StopState::Running,
+            exit: None,
+            exec: Weak::new(),
+            unkillable: pid.own() == 1,
+            parent_event: None,
+            continued_untold: false,
+        };
+        Arc::new(ThreadGroup {
+            kernel: kernel.clone(),
+            cgroup: parts.cgroup,
+            pid,
+            relations: Mutex::new(relations),
+            signals: Mutex::new(signals),
+            handlers: RwLock::new(parts.handlers),
+            rlimits: RwLock::new(parts.rlimits),
+            children_changed: WaitQueue::new(),
+            exit_queue: WaitQueue::new(),
+            exited: AtomicBool::new(false),
+            live: AtomicUsize::new(0),
+            started: Timespec::now_realtime(),
+            oom_score_adj: AtomicI32::new(parts.oom_score_adj),
+            times: GroupTimes::default(),
+            timers: ProcessTimers::default(),
+        })
+    }
+
     /// The sandbox's kernel.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.kernel
@@ -164,13 +202,9 @@ impl ThreadGroup {
         self.relations.lock().children.clone()
     }
 
-    /// Its job. Every process has one until it has been reaped.
+    /// Its job.
     pub fn process_group(&self) -> Arc<ProcessGroup> {
-        match self.relations.lock().process_group.clone() {
-            Some(group) => group,
-            // Reaped meanwhile: a group of its own that nobody can find.
-            None => ProcessGroup::new_session(&self.pid),
-        }
+        self.relations.lock().process_group.clone()
     }
 
     pub(crate) fn relations(&self) -> MutexGuard<'_, Relations> {
@@ -286,14 +320,16 @@ impl ThreadGroup {
         (user, system)
     }
 
-    pub(super) fn wake_stopped(&self) {
-        self.exit_queue.notify(PollEvents::PRI);
-    }
-
     pub(super) fn set_exited(&self) {
         self.exited.store(true, Ordering::Release);
     }
 
-    /// Tells the parent of a stop or a continuation: `SIGCHLD` unless it set `SA_NOCLDSTOP`, and wakes its `wait4`.
-    pub(super) fn notify_parent(self: &Arc<Self>, _event: ParentEvent) {}
+    pub(super) fn thread_born(&self) {
+        self.live.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts a thread that begins to exit; whether it was the last.
+    pub(super) fn thread_dying(&self) -> bool {
+        self.live.fetch_sub(1, Ordering::AcqRel) == 1
+    }
 }

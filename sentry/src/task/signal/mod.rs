@@ -6,6 +6,8 @@
 //! Lock order: task tree, a group's relations, a group's signal lock, a task's signal lock; handlers and waiters are leaves.
 
 pub mod action;
+pub mod deliver;
+pub mod frame;
 pub mod info;
 pub mod number;
 pub mod pending;

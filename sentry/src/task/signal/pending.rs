@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use linux_raw_sys::general as linux;
 
 use super::info::SigInfo;
-use super::number::{Signal, SignalSet};
+use super::number::SignalSet;
 use crate::errno::{Errno, SysResult};
 
 /// How many signals the processes of one user have queued.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DefaultAction, Disposition, SigInfo, Signal, SignalSet};
+use super::{DefaultAction, Disposition, ExitStatus, SigInfo, Signal, SignalSet};
 use crate::errno::SysResult;
 use crate::task::thread_group::{GroupSignals, ParentEvent, StopState, ThreadGroup};
 use crate::task::{Task, Work};
@@ -32,11 +32,11 @@ impl ThreadGroup {
         let Some(first) = candidates.clone().next() else { return Ok(()) };
         let signal = info.signal;
         let mut signals = self.lock_signals();
-        if !prepare(self, &mut signals, &members, signal) || ignored(self, first, &signals, signal, origin) {
+        if !prepare(&mut signals, &members, signal) || ignored(self, first, &signals, signal, origin) {
             return self.after_prepare(signals);
         }
         let limit = self.signal_limit();
-        if !signals.shared.push(info, first.signal_count(), limit)? {
+        if !signals.shared.push(info, &first.signal_count(), limit)? {
             return self.after_prepare(signals);
         }
         if signal == Signal::KILL {
@@ -72,12 +72,11 @@ impl Task {
         let members = group.members();
         let signal = info.signal;
         let mut signals = group.lock_signals();
-        if !prepare(&group, &mut signals, &members, signal) || ignored(&group, self, &signals, signal, origin)
-        {
+        if !prepare(&mut signals, &members, signal) || ignored(&group, self, &signals, signal, origin) {
             return group.after_prepare(signals);
         }
         let limit = group.signal_limit();
-        let added = self.lock_signals().pending.push(info, self.signal_count(), limit)?;
+        let added = self.lock_signals().pending.push(info, &self.signal_count(), limit)?;
         if signal == Signal::KILL {
             kill_all(&mut signals, &members);
         } else if added && self.wants_signal(signal) {
@@ -92,7 +91,7 @@ impl Task {
     /// disposition becomes the default first, and an init process dies of it too.
     pub fn force_signal(self: &Arc<Self>, info: SigInfo) {
         let group = self.thread_group();
-        let signals = group.lock_signals();
+        let mut signals = group.lock_signals();
         let signal = info.signal;
         let handlers = group.handlers();
         let action = handlers.get(signal);
@@ -103,9 +102,10 @@ impl Task {
             own.blocked.remove(signal);
         }
         if handlers.get(signal).disposition == Disposition::Default {
-            own.forced_fatal = true;
+            // Init dies of it, too.
+            signals.unkillable = false;
         }
-        let _ = own.pending.push(info, self.signal_count(), u64::MAX);
+        let _ = own.pending.push(info, &self.signal_count(), u64::MAX);
         drop(own);
         drop(signals);
         self.kick(Work::SIGNAL);
@@ -118,7 +118,7 @@ impl Task {
 }
 
 /// What sending does before anything is queued: stop signals and `SIGCONT` cancel each other. `false`: the process is gone.
-fn prepare(group: &ThreadGroup, signals: &mut GroupSignals, members: &[Arc<Task>], signal: Signal) -> bool {
+fn prepare(signals: &mut GroupSignals, members: &[Arc<Task>], signal: Signal) -> bool {
     if signals.exit.is_some() && signal != Signal::KILL {
         return false;
     }
@@ -135,7 +135,6 @@ fn prepare(group: &ThreadGroup, signals: &mut GroupSignals, members: &[Arc<Task>
             for task in members {
                 task.resume_from_stop();
             }
-            group.wake_stopped();
         }
     }
     true
@@ -170,11 +169,11 @@ fn ignored(
         || (signal.default_action() == DefaultAction::Continue && action.disposition == Disposition::Default)
 }
 
-/// Marks every thread for death; the one that dequeues `SIGKILL` sets the status.
+/// Marks every thread for death.
 fn kill_all(signals: &mut GroupSignals, members: &[Arc<Task>]) {
     signals.stop = StopState::Running;
+    signals.exit.get_or_insert(ExitStatus::Signaled { signal: Signal::KILL, core: false });
     for task in members {
-        task.resume_from_stop();
         task.kick(Work::KILL);
     }
 }
