@@ -14,6 +14,7 @@ pub mod pipe;
 pub mod proc;
 pub mod pseudo;
 pub mod random;
+pub mod register;
 pub mod signalfd;
 pub mod sysfs;
 pub mod timerfd;

@@ -9,6 +9,7 @@ use super::caller::Caller;
 use super::inode::FileSystem;
 use super::special::SpecialFiles;
 use crate::errno::{Errno, SysResult};
+use crate::task::PidNamespace;
 
 /// A request to mount a file system of some type.
 pub struct MountRequest<'a> {
@@ -18,6 +19,8 @@ pub struct MountRequest<'a> {
     pub source: &'a [u8],
     /// Comma-separated options of the type.
     pub options: &'a [u8],
+    /// Whose processes a procfs shows; the caller's own where it is absent.
+    pub pid_namespace: Option<Arc<PidNamespace>>,
 }
 
 /// Makes a file system of one type. `EINVAL` for options it does not know.
