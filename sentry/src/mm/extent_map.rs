@@ -88,6 +88,30 @@ impl ExtentMap {
         run(*start, extent).clip(bounds).filter(|run| (run.page..run.end()).contains(&page))
     }
 
+    /// How many pages from the start of `pages` on have frames without a gap.
+    pub fn present_from_start(&self, pages: Range<u64>) -> u64 {
+        let mut at = pages.start;
+        for run in self.runs(pages.clone()) {
+            if run.page > at {
+                break;
+            }
+            at = run.end();
+        }
+        at - pages.start
+    }
+
+    /// How many pages up to the end of `pages` have frames without a gap.
+    pub fn present_to_end(&self, pages: Range<u64>) -> u64 {
+        let mut at = pages.end;
+        for (start, extent) in self.extents.range(..pages.end).rev() {
+            if run(*start, extent).end() < at || at <= pages.start {
+                break;
+            }
+            at = (*start).max(pages.start);
+        }
+        pages.end - at
+    }
+
     /// The first page at or after `page` that has a frame.
     pub fn next_present(&self, page: u64) -> Option<u64> {
         if self.at(page).is_some() {
@@ -253,6 +277,13 @@ mod tests {
                 .collect();
             assert_eq!(flat, model.iter().map(|(page, entry)| (*page, *entry)).collect::<Vec<_>>());
             let probe = random(80);
+            let length = |pages: &mut dyn Iterator<Item = u64>| {
+                pages.take_while(|page| model.contains_key(page)).count() as u64
+            };
+            let low = random(60);
+            let high = low + 1 + random(20);
+            assert_eq!(map.present_from_start(low..high), length(&mut (low..high)));
+            assert_eq!(map.present_to_end(low..high), length(&mut (low..high).rev()));
             assert_eq!(map.next_present(probe), model.range(probe..).next().map(|(page, _)| *page));
             assert_eq!(map.at(probe).map(|run| run.first.0), model.get(&probe).map(|entry| entry.0));
         }

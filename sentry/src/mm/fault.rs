@@ -421,12 +421,9 @@ fn new_run(vma: &Vma, pages: &ExtentMap, page: u64) -> Range<u64> {
     let modest = block(vma, page, FIRST);
     let plain = vma.flags.intersects(VmaFlags::NOHUGEPAGE | VmaFlags::RANDOM);
     let inside = page_numbers(&(vma.start..vma.end));
-    let reach = |at: u64, bounds: Range<u64>| pages.around(at, &bounds).map_or(0, |run| u64::from(run.count));
-    let below = match modest.start.checked_sub(1) {
-        Some(at) if at >= inside.start => reach(at, inside.start..modest.start),
-        _ => 0,
-    };
-    let above = if modest.end < inside.end { reach(modest.end, modest.end..inside.end) } else { 0 };
+    // What lies populated directly below and above, as far as it matters.
+    let below = pages.present_to_end(modest.start.saturating_sub(HUGE).max(inside.start)..modest.start);
+    let above = pages.present_from_start(modest.end..(modest.end + HUGE).min(inside.end));
     let room = |range: Range<u64>| {
         // From `page`, as far as nothing is there.
         let end = pages.next_present(page).unwrap_or(u64::MAX).min(range.end);

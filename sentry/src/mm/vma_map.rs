@@ -190,3 +190,95 @@ fn guarded_start(vma: &Vma) -> u64 {
         vma.start
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::vma::{Prot, Source};
+    use super::*;
+
+    fn vma(start: u64, end: u64, flags: VmaFlags) -> Vma {
+        Vma {
+            start: start * PAGE_SIZE,
+            end: end * PAGE_SIZE,
+            prot: Prot::READ,
+            flags,
+            source: Source::Anonymous,
+        }
+    }
+
+    /// Holes found by looking at every page.
+    fn slow_gap(free: &[bool], len: usize, bounds: Range<usize>, top_down: bool) -> Option<u64> {
+        let mut starts: Vec<usize> = bounds.clone().collect();
+        if top_down {
+            starts.reverse();
+        }
+        let fits =
+            |start: &usize| start + len <= bounds.end && free[*start..start + len].iter().all(|free| *free);
+        starts.into_iter().find(fits).map(|start| start as u64 * PAGE_SIZE)
+    }
+
+    #[test]
+    fn random_updates_agree_with_a_page_array() {
+        const PAGES: usize = 300;
+        let mut map = VmaMap::default();
+        let mut model: Vec<Option<VmaFlags>> = vec![None; PAGES];
+        let mut seed = 99u64;
+        let mut random = move |below: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..20_000 {
+            let start = random(PAGES - 20);
+            let end = start + 1 + random(19);
+            let flags = if random(2) == 0 { VmaFlags::LOCKED } else { VmaFlags::empty() };
+            let bytes = start as u64 * PAGE_SIZE..end as u64 * PAGE_SIZE;
+            match random(4) {
+                0 => drop(map.remove(bytes)),
+                1 => map.update(bytes, |vma| vma.flags = flags),
+                _ => {
+                    map.remove(bytes);
+                    map.insert(vma(start as u64, end as u64, flags));
+                    model[start..end].fill(Some(flags));
+                    continue;
+                }
+            }
+            // Both of the others leave nothing or a flag behind; ask the map which, page by page, below.
+            for (page, entry) in model.iter_mut().enumerate().take(end).skip(start) {
+                *entry = map.find(page as u64 * PAGE_SIZE).map(|vma| vma.flags);
+                assert!(entry.is_none_or(|now| now == flags || now == VmaFlags::LOCKED || now.is_empty()));
+            }
+            let free: Vec<bool> = model.iter().map(Option::is_none).collect();
+            let (len, low) = (1 + random(6), random(100));
+            let high = low + 100 + random(90);
+            let bounds = low as u64 * PAGE_SIZE..high as u64 * PAGE_SIZE;
+            let bytes = len as u64 * PAGE_SIZE;
+            assert_eq!(map.gap_top_down(bytes, bounds.clone()), slow_gap(&free, len, low..high, true));
+            assert_eq!(map.gap_bottom_up(bytes, bounds), slow_gap(&free, len, low..high, false));
+            let mapped = model.iter().flatten().count() as u64;
+            assert_eq!(map.bytes(), mapped * PAGE_SIZE);
+            let locked = model.iter().flatten().filter(|flags| flags.contains(VmaFlags::LOCKED)).count();
+            assert_eq!(map.locked_bytes(), locked as u64 * PAGE_SIZE);
+            let runs = model.chunk_by(|a, b| a == b).filter(|run| run[0].is_some()).count();
+            assert_eq!(map.len(), runs, "neighbours are joined");
+        }
+    }
+
+    #[test]
+    fn stacks_keep_their_guard_gap() {
+        let mut map = VmaMap::default();
+        let gap = STACK_GUARD_GAP / PAGE_SIZE;
+        map.insert(vma(1000, 1010, VmaFlags::GROWSDOWN));
+        let stack = 1000 * PAGE_SIZE;
+        assert_eq!(
+            map.gap_top_down(PAGE_SIZE, PAGE_SIZE..1005 * PAGE_SIZE),
+            Some(stack - STACK_GUARD_GAP - PAGE_SIZE)
+        );
+        assert_eq!(
+            map.gap_top_down(PAGE_SIZE, PAGE_SIZE..990 * PAGE_SIZE),
+            Some(stack - STACK_GUARD_GAP - PAGE_SIZE)
+        );
+        assert!(map.is_free((999 - gap) * PAGE_SIZE..(1000 - gap) * PAGE_SIZE));
+        assert!(!map.is_free((1000 - gap) * PAGE_SIZE..(1001 - gap) * PAGE_SIZE));
+        assert_eq!(map.gap_bottom_up(1000 * PAGE_SIZE, PAGE_SIZE..4000 * PAGE_SIZE), Some(1010 * PAGE_SIZE));
+    }
+}
