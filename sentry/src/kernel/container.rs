@@ -10,7 +10,7 @@ use crate::task::credentials::Credentials;
 use crate::task::rlimit::{Resource, Rlimit};
 use crate::task::signal::ExitStatus;
 use crate::time::Timespec;
-use crate::vfs::MountNamespace;
+use crate::vfs::plan::{MountPlan, PlanError};
 
 /// A container to be created.
 pub struct ContainerSpec {
@@ -18,8 +18,8 @@ pub struct ContainerSpec {
     pub id: String,
     /// Its first process: pid 1 of a new pid namespace, unless it joins one.
     pub process: ProcessSpec,
-    /// Its mounts, root included, as the vfs helpers have built them.
-    pub mounts: Arc<MountNamespace>,
+    /// Its mounts, root included.
+    pub mounts: MountPlan,
     /// Host name; empty keeps the sandbox's.
     pub hostname: String,
     /// NIS domain name.
@@ -148,6 +148,9 @@ pub enum ContainerError {
         /// Why.
         errno: Errno,
     },
+    /// A mount or a device could not be made.
+    #[error(transparent)]
+    Mounts(#[from] PlanError),
     /// Something else that Linux has a number for.
     #[error("{what}: {errno}")]
     Failed {

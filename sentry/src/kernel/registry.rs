@@ -22,10 +22,11 @@ use super::container::{
 use super::launch::Launched;
 use crate::errno::Errno;
 use crate::task::clone::Reserved;
-use crate::task::namespaces::{IpcNamespace, NetNamespace, UtsNames, UtsNamespace};
+use crate::task::namespaces::{IpcNamespace, NetNamespace, UserNamespace, UtsNames, UtsNamespace};
 use crate::task::signal::{ExitStatus, SigInfo, Signal};
 use crate::task::{Namespaces, PidNamespace, Task, TaskLocal, ThreadGroup, Work};
 use crate::time::Timespec;
+use crate::vfs::plan;
 
 /// How long `pause` and `shutdown` wait at most.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +60,15 @@ struct Waiting {
     task: Arc<Task>,
     local: TaskLocal,
     thread: Reserved,
+}
+
+/// A container's namespaces but for its mounts.
+struct SharedNamespaces {
+    pid: Arc<PidNamespace>,
+    uts: Arc<UtsNamespace>,
+    ipc: Arc<IpcNamespace>,
+    net: Arc<NetNamespace>,
+    user: Arc<UserNamespace>,
 }
 
 type ContainerResult<T = ()> = Result<T, ContainerError>;
@@ -110,9 +120,12 @@ impl Kernel {
         if containers.contains_key(&spec.id) {
             return Err(ContainerError::Exists(spec.id));
         }
-        let namespaces = Arc::new(self.container_namespaces(&mut containers, &spec)?);
-        // Loading reads files, which may take a while: others must be able to work meanwhile.
+        let shared = self.container_namespaces(&mut containers, &spec)?;
+        // Mounting and loading ask the gofer, which may take a while: others must be able to work meanwhile.
         drop(containers);
+        let mount = plan::build(spec.mounts, self.vfs(), &shared.pid)?;
+        let SharedNamespaces { pid, uts, ipc, net, user } = shared;
+        let namespaces = Arc::new(Namespaces { uts, ipc, mount, net, user, pid_for_children: pid });
         let cgroup = Cgroup::new(spec.pids_max);
         let launched = self.launch(&cgroup, namespaces.clone(), spec.process)?;
         let process = Process::new(launched);
@@ -137,7 +150,7 @@ impl Kernel {
         &self,
         containers: &mut Containers<'_>,
         spec: &ContainerSpec,
-    ) -> ContainerResult<Namespaces> {
+    ) -> ContainerResult<SharedNamespaces> {
         let mut of = |source: &NamespaceSource| match source {
             NamespaceSource::Container(id) => {
                 find(containers, id).map(|other| Some(other.namespaces.clone()))
@@ -169,7 +182,7 @@ impl Kernel {
             None => shared.net.clone(),
         };
         let user = shared.user.clone();
-        Ok(Namespaces { uts, ipc, mount: spec.mounts.clone(), net, user, pid_for_children: pid })
+        Ok(SharedNamespaces { pid, uts, ipc, net, user })
     }
 
     /// Lets a created container run. Returns its first process's outermost pid.

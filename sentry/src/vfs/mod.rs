@@ -23,6 +23,7 @@ pub mod notify;
 pub mod open;
 pub mod path;
 pub mod permission;
+pub mod plan;
 pub mod registries;
 mod remove;
 mod rename;
