@@ -11,6 +11,7 @@
 set -u
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$top/deploy/debian.sh"
+. "$top/deploy/kvm.sh"
 export RUNTIME=${RUNTIME:-io.containerd.caisson.v2}
 caisson_packages=(-p caisson-shim -p caisson-sentry -p caisson-gofer)
 
@@ -35,18 +36,8 @@ fi
 [ -z "$terminal" ] || [ -t 0 ] || fail "-it needs a terminal as standard input"
 command -v cargo >/dev/null || fail "cargo is not in PATH: install Rust (https://rustup.rs) first"
 
-# kvm_trouble: why /dev/kvm cannot be used, or nothing when it can.
-kvm_trouble() {
-    if [ -n "${CAISSON_QUICKSTART_EMULATE:-}" ]; then
-        echo "CAISSON_QUICKSTART_EMULATE is set"
-    elif [ ! -c /dev/kvm ]; then
-        echo "there is no /dev/kvm (load kvm_intel or kvm_amd, or enable nested virtualization for this machine)"
-    elif ! (exec 3<>/dev/kvm) 2>/dev/null; then
-        echo "/dev/kvm cannot be opened (check its permissions, and the device rules of this machine's cgroup)"
-    fi
-}
-
 trouble=$(kvm_trouble)
+[ -z "${CAISSON_QUICKSTART_EMULATE:-}" ] || trouble="CAISSON_QUICKSTART_EMULATE is set"
 debian_need busybox-static containerd gcc libc6-dev || fail "could not install what is missing"
 release=${CARGO_TARGET_DIR:-$top/target}/release
 if [ "$RUNTIME" = io.containerd.runc.v2 ]; then
