@@ -191,7 +191,7 @@ impl Vcpu {
         registers.gs_base = gs_base;
         from_kvm(registers, &sync.regs);
         if matches!(outcome, Outcome::Out(_) | Outcome::Port) {
-            return Ok(Some(self.user_port(registers)));
+            return self.user_port(registers).map(Some);
         }
         let queued = self.queued_exception(registers);
         Ok(Some(match outcome {
@@ -202,8 +202,24 @@ impl Vcpu {
     }
 
     /// Ring 3 used a port: in the user stub that is a system call, elsewhere a #GP. rip is behind the instruction.
-    fn user_port(&mut self, registers: &mut Registers) -> Exit {
-        self.at_user_stub(registers).unwrap_or(Exit::Exception { vector: 13, error_code: 0, addr: 0 })
+    ///
+    /// KVM completes an `in` at the next KVM_RUN and would then overwrite rip and rax with this thread's, whoever's they are by
+    /// then: so it is completed here, by a KVM_RUN that does not enter the guest.
+    fn user_port(&mut self, registers: &mut Registers) -> Result<Exit, Error> {
+        if let Some(exit) = self.at_user_stub(registers) {
+            return Ok(exit);
+        }
+        let run = self.fd.get_kvm_run();
+        run.kvm_dirty_regs = 0;
+        run.immediate_exit = 1;
+        match self.enter()? {
+            Outcome::Interrupted => {}
+            _ => return Err(Error::UnexpectedExit { reason: 2, detail: 0, rip: registers.rip }),
+        }
+        let sync = self.sync();
+        from_kvm(registers, &sync.regs);
+        self.clear_events = true;
+        Ok(Exit::Exception { vector: 13, error_code: 0, addr: 0 })
     }
 
     /// The system call that ring 3 made if it stands in the user stub.

@@ -1,0 +1,102 @@
+//! A machine, an address space and a place for code.
+
+use caisson_platform_kvm::{
+    AddressSpace, Alignment, Arena, ArenaConfig, Exit, Frame, FrameRange, Gpa, GuestThread, Machine,
+    MachineConfig, Perms, Registers, open_kvm,
+};
+use std::sync::{Arc, OnceLock};
+
+pub const PAGE: u64 = 4096;
+pub const HUGE: u64 = 2 << 20;
+/// Where programs are placed.
+pub const CODE: u64 = 0x40_0000;
+/// Top of a small stack.
+pub const STACK_TOP: u64 = 0x7000_0000;
+pub const R: Perms = Perms::R;
+pub const RW: Perms = Perms::R.union(Perms::W);
+pub const RX: Perms = Perms::R.union(Perms::X);
+
+/// The arena of all tests.
+pub fn arena() -> &'static Arena {
+    static ARENA: OnceLock<&'static Arena> = OnceLock::new();
+    ARENA.get_or_init(|| {
+        let config = ArenaConfig { anonymous_bytes: 256 << 20, window_bytes: 64 << 20, max_frames: u32::MAX };
+        Arena::new(config).expect("arena")
+    })
+}
+
+/// A count of iterations, scaled to the speed of the host, at least `least`.
+pub fn scaled(count: u64, least: u64) -> u64 {
+    let scale = std::env::var("CAISSON_TEST_SCALE").ok().and_then(|s| s.parse::<f64>().ok()).unwrap_or(1.0);
+    ((count as f64 * scale) as u64).max(least)
+}
+
+pub struct Lab {
+    pub arena: &'static Arena,
+    pub machine: Arc<Machine>,
+    pub space: Arc<AddressSpace>,
+}
+
+impl Lab {
+    pub fn new() -> Lab {
+        Lab::with(MachineConfig::default())
+    }
+
+    pub fn with(config: MachineConfig) -> Lab {
+        let machine = Machine::new(open_kvm().expect("kvm"), arena(), config).expect("machine");
+        let space = machine.new_address_space().expect("space");
+        let lab = Lab { arena: arena(), machine, space };
+        lab.new_page(STACK_TOP - PAGE, RW);
+        lab
+    }
+
+    /// Copies a program to `CODE`.
+    pub fn load(&self, program: &[u8]) {
+        self.load_at(CODE, program);
+    }
+
+    pub fn load_at(&self, gva: u64, program: &[u8]) {
+        let frame = self.frame();
+        self.arena.write(self.arena.gpa(frame), program).expect("program fits");
+        self.space.map(gva, self.arena.gpa(frame), PAGE, RX).expect("map");
+    }
+
+    pub fn frame(&self) -> Frame {
+        self.arena.alloc(1, Alignment::Page).expect("frame").first
+    }
+
+    /// Maps a fresh page.
+    pub fn new_page(&self, gva: u64, perms: Perms) -> Gpa {
+        let gpa = self.arena.gpa(self.frame());
+        self.space.map(gva, gpa, PAGE, perms).expect("map");
+        gpa
+    }
+
+    pub fn thread(&self) -> GuestThread {
+        self.machine.new_thread()
+    }
+
+    /// Runs on a new thread from `registers` to the first exit.
+    pub fn run(&self, registers: &mut Registers) -> Exit {
+        self.thread().run(registers, &self.space).expect("run")
+    }
+
+    pub fn word(&self, gpa: Gpa) -> u64 {
+        let mut bytes = [0; 8];
+        self.arena.read(gpa, &mut bytes).expect("read");
+        u64::from_le_bytes(bytes)
+    }
+
+    pub fn set_word(&self, gpa: Gpa, word: u64) {
+        self.arena.write(gpa, &word.to_le_bytes()).expect("write");
+    }
+}
+
+/// Registers for a program at `CODE`.
+pub fn start() -> Registers {
+    Registers { rip: CODE, rsp: STACK_TOP - 64, rflags: 0x202, ..Default::default() }
+}
+
+pub fn free(frames: FrameRange) {
+    arena().release(frames);
+}

@@ -1,0 +1,316 @@
+//! A right that was revoked is gone for every vCPU, also for those that run in the space at that moment.
+
+use crate::lab::*;
+use crate::programs::{self, one};
+use caisson_platform_kvm::{AddressSpace, Alignment, Change, Exit, Frame, Gpa, Registers};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const TARGET: u64 = 0x4000_0000;
+const REPORT: u64 = 0x5000_0000;
+const POISON: u64 = 0xdead_dead_dead_dead;
+
+/// Threads that run a program over `TARGET` for ever; page faults are simply tried again.
+struct Runners<'l> {
+    lab: &'l Lab,
+    reports: Vec<Gpa>,
+}
+
+impl<'l> Runners<'l> {
+    fn new(lab: &'l Lab, count: u64) -> Runners<'l> {
+        Runners { lab, reports: (0..count).map(|n| lab.new_page(REPORT + n * PAGE, RW)).collect() }
+    }
+
+    /// Runs `body` beside the runners.
+    fn with(&self, body: impl FnOnce(&Self)) {
+        let stop = AtomicBool::new(false);
+        let mut threads = self.reports.iter().map(|_| self.lab.thread()).collect::<Vec<_>>();
+        let kickers = threads.iter().map(|thread| thread.kicker()).collect::<Vec<_>>();
+        std::thread::scope(|scope| {
+            for (n, thread) in threads.iter_mut().enumerate() {
+                let (stop, space) = (&stop, &self.lab.space);
+                scope.spawn(move || {
+                    let rdi = REPORT + n as u64 * PAGE;
+                    let mut registers =
+                        Registers { rdi, rsi: TARGET, rsp: STACK_TOP - 1024 * (n as u64 % 3), ..start() };
+                    while !stop.load(Ordering::Acquire) {
+                        match thread.run(&mut registers, space).expect("run") {
+                            Exit::PageFault { .. } => std::thread::yield_now(),
+                            Exit::Interrupted => {}
+                            other => panic!("{other:?} at {registers:x?}"),
+                        }
+                    }
+                });
+            }
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(self)));
+            stop.store(true, Ordering::Release);
+            kickers.iter().for_each(|kicker| kicker.kick());
+            if let Err(panic) = result {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+
+    fn value(&self, n: usize) -> u64 {
+        self.lab.word(self.reports[n])
+    }
+
+    /// Waits until every runner has reported `value`.
+    fn all_see(&self, value: u64) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for n in 0..self.reports.len() {
+            while self.value(n) != value {
+                assert!(Instant::now() < deadline, "runner {n} sees {:#x}, not {value:#x}", self.value(n));
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Gives the runners time to do what they must not, and checks that none has seen `POISON`.
+    fn none_sees_poison(&self) {
+        for _ in 0..3 {
+            std::thread::yield_now();
+            for n in 0..self.reports.len() {
+                assert_ne!(self.value(n), POISON, "runner {n} used a revoked right");
+            }
+        }
+    }
+}
+
+pub fn unmapped_page_is_gone() {
+    let lab = Lab::new();
+    lab.load(one::read());
+    let gpa = lab.new_page(TARGET, RW);
+    let mut thread = lab.thread();
+    for round in 0..scaled(300, 20) {
+        lab.set_word(gpa, round);
+        lab.space.map(TARGET, gpa, PAGE, R).unwrap();
+        let mut registers = Registers { rdi: TARGET, ..start() };
+        thread.run(&mut registers, &lab.space).unwrap();
+        assert_eq!(registers.rax, round);
+        lab.space.revoke(&[Change::Unmap(TARGET..TARGET + PAGE)]).unwrap();
+        let mut registers = Registers { rdi: TARGET, ..start() };
+        let exit = thread.run(&mut registers, &lab.space).unwrap();
+        assert_eq!(exit, Exit::PageFault { addr: TARGET, write: false, exec: false, present: false });
+    }
+}
+
+pub fn unmapped_page_is_gone_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::watch());
+    let gpa = lab.new_page(TARGET, R);
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for round in 1..scaled(400, 15) {
+            lab.set_word(gpa, round);
+            lab.space.map(TARGET, gpa, PAGE, R).unwrap();
+            runners.all_see(round);
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + PAGE)]).unwrap();
+            lab.set_word(gpa, POISON);
+            runners.none_sees_poison();
+        }
+    });
+}
+
+pub fn write_protected_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::count());
+    // Each runner counts in its report page, which is the target here.
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for _ in 0..scaled(300, 15) {
+            for (n, gpa) in runners.reports.iter().enumerate() {
+                let at = REPORT + n as u64 * PAGE;
+                lab.space.map(at, *gpa, PAGE, RW).unwrap();
+                let from = runners.value(n);
+                let deadline = Instant::now() + Duration::from_secs(60);
+                while runners.value(n) == from {
+                    assert!(Instant::now() < deadline, "runner {n} does not run");
+                    std::thread::yield_now();
+                }
+            }
+            let all = REPORT..REPORT + runners.reports.len() as u64 * PAGE;
+            lab.space.revoke(&[Change::Protect { range: all, perms: R }]).unwrap();
+            let frozen = (0..runners.reports.len()).map(|n| runners.value(n)).collect::<Vec<_>>();
+            for _ in 0..3 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_micros(200));
+            for (n, value) in frozen.into_iter().enumerate() {
+                assert_eq!(runners.value(n), value, "runner {n} wrote to a protected page");
+            }
+        }
+    });
+}
+
+pub fn execution_revoked_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::call());
+    let code = lab.frame();
+    let gpa = lab.arena.gpa(code);
+    lab.arena.write(gpa, programs::constant()).unwrap();
+    let set = |value: u32| lab.arena.write(Gpa(gpa.0 + 1), &value.to_le_bytes()).unwrap();
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for round in 1..scaled(200, 10) {
+            set(round as u32);
+            lab.space.map(TARGET, gpa, PAGE, RX).unwrap();
+            runners.all_see(round);
+            lab.space.revoke(&[Change::Protect { range: TARGET..TARGET + PAGE, perms: R }]).unwrap();
+            set(POISON as u32);
+            for _ in 0..3 {
+                std::thread::yield_now();
+                (0..2).for_each(|n| {
+                    assert_ne!(runners.value(n), POISON & 0xffff_ffff, "runner {n} executed it")
+                });
+            }
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + PAGE)]).unwrap();
+        }
+    });
+}
+
+pub fn replaced_page_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::watch());
+    let frames = [lab.frame(), lab.frame(), lab.frame()];
+    let runners = Runners::new(&lab, 2);
+    lab.space.map(TARGET, lab.arena.gpa(frames[0]), PAGE, R).unwrap();
+    runners.with(|runners| {
+        let mut old: Option<Frame> = None;
+        for round in 1..scaled(400, 15) {
+            let frame = frames[round as usize % 3];
+            lab.set_word(lab.arena.gpa(frame), round);
+            // `map` over a mapping revokes the old one by itself.
+            lab.space.map(TARGET, lab.arena.gpa(frame), PAGE, R).unwrap();
+            if let Some(old) = old.replace(frame) {
+                lab.set_word(lab.arena.gpa(old), POISON);
+            }
+            runners.none_sees_poison();
+            runners.all_see(round);
+        }
+    });
+}
+
+pub fn split_and_merge_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::watch());
+    let blocks = [0, 1].map(|_| lab.arena.alloc(512, Alignment::Huge).unwrap());
+    let small = lab.frame();
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for round in 1..scaled(150, 8) {
+            let block = lab.arena.gpa(blocks[round as usize % 2].first);
+            let other = lab.arena.gpa(blocks[(round as usize + 1) % 2].first);
+            // One large entry, whatever was there before.
+            lab.set_word(block, 4 * round);
+            lab.space.map(TARGET, block, HUGE, RW).unwrap();
+            lab.set_word(other, POISON);
+            runners.none_sees_poison();
+            runners.all_see(4 * round);
+            // Split by a loss elsewhere in it: the watched page stays.
+            let tail = TARGET + 5 * PAGE..TARGET + 9 * PAGE;
+            lab.space.revoke(&[Change::Unmap(tail)]).unwrap();
+            lab.set_word(block, 4 * round + 1);
+            runners.all_see(4 * round + 1);
+            // One small page of the split entry goes elsewhere.
+            lab.set_word(lab.arena.gpa(small), 4 * round + 2);
+            lab.space.map(TARGET, lab.arena.gpa(small), PAGE, R).unwrap();
+            lab.set_word(block, POISON);
+            runners.none_sees_poison();
+            runners.all_see(4 * round + 2);
+            // All of it goes, and comes back large in the next round.
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + HUGE)]).unwrap();
+            lab.set_word(lab.arena.gpa(small), POISON);
+            runners.none_sees_poison();
+        }
+    });
+    blocks.into_iter().for_each(free);
+}
+
+/// Spaces come and go while a thread runs in another one; their tables are used again at other places and levels.
+pub fn table_pages_are_reused_safely() {
+    let lab = Lab::with(caisson_platform_kvm::MachineConfig { quarantine_pages: 20, ..Default::default() });
+    lab.load(one::read());
+    let code = lab.space.lookup(CODE).unwrap().0;
+    let frames = lab.arena.alloc(64, Alignment::Page).unwrap();
+    let gpa = |n: u64| lab.arena.gpa(Frame(frames.first.0 + (n % 64) as u32));
+    (0..64).for_each(|n| lab.set_word(gpa(n), n));
+    let mut threads = [lab.thread(), lab.thread(), lab.thread()];
+    let mut alive: Vec<(Arc<AddressSpace>, Vec<(u64, u64)>)> = Vec::new();
+    let mut random = 0x1234_5678_9abc_def1u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for round in 0..scaled(600, 40) {
+        let space = lab.machine.new_address_space().unwrap();
+        space.map(CODE, code, PAGE, RX).unwrap();
+        let pages = (0..4)
+            .map(|_| {
+                // Few distinct places at every level, so that the same slots are used by different tables.
+                let gva = (next() % 3) << 39
+                    | (next() % 3) << 30
+                    | (next() % 3) << 21
+                    | (next() % 512) << 12
+                    | 0x1000_0000;
+                (gva, next() % 64)
+            })
+            .collect::<std::collections::BTreeMap<u64, u64>>();
+        for (&gva, &n) in &pages {
+            space.map(gva, gpa(n), PAGE, R).unwrap();
+        }
+        alive.push((space, pages.into_iter().collect()));
+        if alive.len() > 5 {
+            alive.swap_remove(next() as usize % 6);
+        }
+        for (space, pages) in &alive {
+            for (gva, n) in pages {
+                let mut registers = Registers { rdi: *gva, ..start() };
+                threads[round as usize % 3].run(&mut registers, space).unwrap();
+                assert_eq!(registers.rax, *n, "round {round}: {gva:#x}");
+            }
+            // A place that this space does not map.
+            let hole = (next() % 3) << 39
+                | (next() % 3) << 30
+                | (next() % 3) << 21
+                | 0x1000_0000
+                | (next() % 512) << 12;
+            if space.lookup(hole).is_none() {
+                let mut registers = Registers { rdi: hole, ..start() };
+                let exit = threads[(round as usize + 1) % 3].run(&mut registers, space).unwrap();
+                assert_eq!(exit, Exit::PageFault { addr: hole, write: false, exec: false, present: false });
+            }
+        }
+    }
+    free(frames);
+}
+
+pub fn two_threads_revoke_at_once() {
+    let lab = Lab::new();
+    lab.load(programs::syscalls());
+    let other = lab.machine.new_address_space().unwrap();
+    other.map(CODE, lab.space.lookup(CODE).unwrap().0, PAGE, RX).unwrap();
+    let rounds = scaled(500, 20);
+    std::thread::scope(|scope| {
+        for n in 0..4u64 {
+            let (lab, other) = (&lab, &other);
+            scope.spawn(move || {
+                let mut thread = lab.thread();
+                let at = TARGET + n * HUGE;
+                let gpa = lab.arena.gpa(lab.frame());
+                for round in 0..rounds {
+                    // Now in one space, now in the other, so that the lists of runners change under the revocations.
+                    let space = if (round + n) % 3 == 0 { other } else { &lab.space };
+                    assert_eq!(thread.run(&mut start(), space).unwrap(), Exit::Syscall);
+                    for space in [&lab.space, other] {
+                        space.map(at, gpa, PAGE, RW).unwrap();
+                        space.revoke(&[Change::Unmap(at..at + PAGE)]).unwrap();
+                    }
+                }
+            });
+        }
+    });
+}
