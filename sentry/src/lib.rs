@@ -17,6 +17,7 @@
 //! Read [`task`] first (what a thread is and how it runs), then [`wait`] (how anything blocks), [`vfs`] and [`mm`].
 
 pub mod confine;
+pub mod control;
 pub mod errno;
 pub mod fs;
 pub mod io;
