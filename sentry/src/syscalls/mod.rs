@@ -6,16 +6,29 @@
 //!
 //! Calls that can block use [`crate::task::block`]: try, wait, try again. They have no side effect before they succeed.
 
+pub mod change;
+pub mod dirs;
 pub mod events;
+pub mod fcntl;
 pub mod identity;
+mod layout;
 pub mod memory;
+pub mod mounts;
+pub mod names;
 pub mod numbers;
+pub mod open;
+mod path_args;
 pub mod pipes;
 pub mod poll;
 pub mod prctl;
+pub mod rw;
+pub mod stat;
 pub mod system;
 pub mod table;
 pub mod time;
+pub mod transfer;
+pub mod watches;
+pub mod xattr;
 
 use crate::errno::SysResult;
 use crate::task::SyscallContext;

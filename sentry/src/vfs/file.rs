@@ -316,6 +316,14 @@ impl File {
         }
     }
 
+    /// `lseek`: moves the position and returns it. `ESPIPE` for streams.
+    pub fn seek(&self, offset: i64, whence: Whence) -> SysResult<u64> {
+        let mut position = self.position.lock();
+        let new = self.ops.seek(self, *position, offset, whence)?;
+        *position = new;
+        Ok(new)
+    }
+
     /// `read` at the position.
     pub fn read(&self, dst: &mut dyn IoDst) -> SysResult<usize> {
         if !self.flags().readable() {
@@ -352,6 +360,11 @@ impl File {
             return Err(Errno::ESPIPE);
         }
         self.ops.write(self, src, &mut offset)
+    }
+
+    /// The locks of its inode.
+    pub(crate) fn locks(&self) -> &super::locks::FileLocks {
+        self.inode.attachments().locks()
     }
 
     /// Whether it holds the file's write access (`ETXTBSY` for those who want to execute it).

@@ -204,6 +204,11 @@ impl Mount {
         Ok(())
     }
 
+    /// Whether somebody has a file open for writing through it.
+    pub fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) != 0
+    }
+
     /// Whether writing through it is refused.
     pub fn is_read_only(&self) -> bool {
         self.flags().contains(MountFlags::RDONLY) || self.superblock.is_read_only()
