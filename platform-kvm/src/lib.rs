@@ -9,6 +9,7 @@
 //! - [`machine`]: the VM, its memory slots, its vCPU pool and the [`HostMode`] it found by probing.
 //! - [`space`]: address spaces: guest page tables and the one way of taking rights away, [`AddressSpace::revoke`].
 //! - [`thread`]: a guest thread, its registers and [`GuestThread::run`]; [`kick`] is how another thread gets it out.
+//! - [`shm`]: memory shared with another process, for the gofer's channels.
 //!
 //! # Lock order
 //! `ThreadSlot::vcpu` (held while a thread runs guest code) → `AddressSpace::tables` → `TableZone` → `Slots`.
@@ -32,6 +33,7 @@ mod pool;
 mod probe;
 pub mod registers;
 mod revoke;
+pub mod shm;
 mod slots;
 pub mod space;
 mod tables;
