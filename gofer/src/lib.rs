@@ -27,12 +27,13 @@
 //! - The process confines itself before it reads the first message ([`confine`]).
 //!
 //! Threads: one per connection and one per fast channel, so that a slow operation holds up nobody else. The state they share is
-//! a connection's table. Lock order: a directory's position ([`table::OpenDir`]) before the table; neither is held while a
+//! a connection's table. Lock order: a directory's position ([`table::OpenDir`]) before the table, a connection's channels apart; neither is held while a
 //! reply is sent.
 //!
 //! Read first: [`session`] (one connection), then [`ops`].
 
 pub mod attr;
+pub mod channel;
 pub mod config;
 pub mod confine;
 pub mod host;

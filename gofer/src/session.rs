@@ -1,6 +1,6 @@
 //! One connection: its mount, its objects, and the loop that serves it.
 //!
-//! A session ends when its socket ends; everything that it holds goes with it. Nothing that a client sends ends it, save
+//! A session ends when its socket ends; everything that it holds goes with it, its fast channels too. Nothing that a client sends ends it, save
 //! closing the socket.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::attr;
+use crate::channel::{self, Channels};
 use crate::host::{Host, Mounts};
 use crate::ops;
 use crate::table::{Node, Object, OpenDir, OpenFile, Table};
@@ -38,6 +39,7 @@ pub struct Session {
     pub(crate) root: FdId,
     pub(crate) table: Mutex<Table>,
     mounted: AtomicBool,
+    channels: Mutex<Channels>,
 }
 
 impl Session {
@@ -49,7 +51,14 @@ impl Session {
         let kind = attr::read(&root)?.kind;
         let mut table = Table::new(options.objects.max(1));
         let root = table.insert(Object::Node(Arc::new(Node { fd: root, kind })))?;
-        Ok(Self { host, options, root, table: Mutex::new(table), mounted: AtomicBool::new(false) })
+        Ok(Self {
+            host,
+            options,
+            root,
+            table: Mutex::new(table),
+            mounted: AtomicBool::new(false),
+            channels: Mutex::default(),
+        })
     }
 
     /// Marks the session as mounted; false when it was already.
@@ -140,6 +149,11 @@ impl Session {
         root.into_iter().chain([self.host.descriptor()]).collect()
     }
 
+    /// Its fast channels.
+    pub(crate) fn channels(&self) -> &Mutex<Channels> {
+        &self.channels
+    }
+
     /// Serves one message and makes its reply.
     pub(crate) fn answer(
         self: &Arc<Self>,
@@ -148,6 +162,7 @@ impl Session {
     ) -> Header {
         reply.clear();
         let (header, result) = match message {
+            Ok((header, _)) if header.errno != 0 || header.fds != 0 => (header, Err(Errno::BADMSG)),
             Ok((header, payload)) => (header, ops::handle(self, header.message, payload, reply)),
             Err(bad) => (bad.header, Err(bad.errno)),
         };
@@ -186,6 +201,18 @@ impl BadPacket {
 /// # Errors
 /// What the socket says when it breaks other than by being closed.
 pub fn serve(session: &Arc<Session>, socket: OwnedFd) -> Result<(), Errno> {
+    let result = serve_socket(session, socket);
+    // A channel's thread may have opened another one meanwhile.
+    loop {
+        let channels = std::mem::take(&mut *session.channels.lock());
+        if channels.is_empty() {
+            return result;
+        }
+        channel::close_all(channels);
+    }
+}
+
+fn serve_socket(session: &Arc<Session>, socket: OwnedFd) -> Result<(), Errno> {
     rustix::io::ioctl_fionbio(&socket, false)?;
     let mut buffer = vec![0; MAX_MESSAGE];
     let mut reply = Reply::default();

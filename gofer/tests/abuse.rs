@@ -496,6 +496,89 @@ fn a_client_that_never_reads_holds_up_only_itself() {
 }
 
 #[test]
+fn channels_are_bounded_and_end_with_their_connection() {
+    attack(&Options::default(), |a| {
+        let root = a.client.root.fd;
+        let channels: Vec<_> = (0..CHANNELS_MAX).map(|_| a.client.open_channel().unwrap()).collect();
+        assert_eq!(a.client.open_channel().err(), Some(Errno::MFILE));
+        for (tag, channel) in channels.iter().enumerate() {
+            channel.call(tag as u32, &Request::Stat { fd: root }).unwrap();
+            // A channel opens channels no more than its connection does.
+            assert_eq!(channel.call(7, &Request::Channel).err(), Some(Errno::MFILE));
+        }
+        // Half of them hang up first; the rest is left as it is, one with a request under way, one in a mess.
+        for channel in &channels[..4] {
+            rustix::net::shutdown(&channel.socket, Shutdown::Both).unwrap();
+        }
+        channels[5].shared.publish(channel::STATE, channel::REQUEST, channel::SERVER_SLEEPING);
+        channels[6].shared.publish(channel::STATE, 0xdead, channel::SERVER_SLEEPING);
+    });
+}
+
+#[test]
+fn a_channel_s_memory_says_what_it_likes() {
+    attack(&Options::default(), |a| {
+        let channel = a.client.open_channel().unwrap();
+        let stat = packet(3, &Request::Stat { fd: a.client.root.fd });
+        let ask = |bytes: &[u8]| {
+            assert!(channel.shared.write(channel::MESSAGE, bytes));
+            channel.shared.publish(channel::STATE, channel::REQUEST, channel::SERVER_SLEEPING);
+            assert!(channel.await_reply(Duration::from_secs(5)));
+            let mut header = [0; 16];
+            assert!(channel.shared.read(channel::MESSAGE, &mut header));
+            Header::parse(&header).unwrap().0.errno
+        };
+        assert_eq!(ask(&stat), 0);
+        for (at, value) in [(0, 0xff), (3, 0xff), (4, 0xff), (6, 1), (14, 1)] {
+            let mut bad = stat.clone();
+            bad[at] ^= value;
+            assert_ne!(ask(&bad), 0, "byte {at}");
+        }
+        assert_eq!(ask(&stat), 0);
+        // Everything changes all the time, the length above all, while the server reads it.
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut length = 0_u32;
+                while !stop.load(Ordering::Relaxed) {
+                    length = length.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let value = if length & 1 == 0 { length } else { length >> 16 };
+                    assert!(channel.shared.write(channel::MESSAGE, &value.to_le_bytes()));
+                }
+            });
+            let end = Instant::now() + Duration::from_millis(300);
+            while Instant::now() < end {
+                assert!(channel.shared.write(channel::MESSAGE + 4, &stat[4..]));
+                channel.shared.publish(channel::STATE, channel::REQUEST, channel::SERVER_SLEEPING);
+                assert!(channel.await_reply(Duration::from_secs(5)));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(ask(&stat), 0);
+    });
+}
+
+#[test]
+fn a_channel_whose_descriptors_nobody_takes_holds_up_only_itself() {
+    let dir = scratch();
+    fs::write(dir.path().join("file"), b"x").unwrap();
+    let mut server = InProcess::default();
+    let mut client = Client::new(&mut server, dir.path(), &Options::default());
+    let fd = client.find("file").fd;
+    let channel = client.open_channel().unwrap();
+    let open = packet(1, &Request::Open { fd, flags: OpenFlags::READ | OpenFlags::DONATE });
+    let stuck = (0..100_000).any(|_| {
+        assert!(channel.shared.write(channel::MESSAGE, &open));
+        channel.shared.publish(channel::STATE, channel::REQUEST, channel::SERVER_SLEEPING);
+        !channel.await_reply(Duration::from_millis(300))
+    });
+    assert!(stuck, "the socket is full");
+    client.find("file");
+    drop((client, channel));
+    server.join();
+}
+
+#[test]
 fn walks_have_a_longest_length() {
     attack(&Options::default(), |a| {
         let deep: PathBuf = std::iter::repeat_n("d", WALK_MAX).collect();

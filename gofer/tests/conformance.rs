@@ -1,6 +1,6 @@
 //! Every message does what the system call of its name does, and fails as it fails.
 //!
-//! Each story runs twice: against the library in this process and against the confined program. What a message does in the
+//! Each story runs three times: against the library in this process, and against the confined program by socket and by channel. What a message does in the
 //! served directory is compared with what Linux does to a twin directory beside it.
 
 mod support;
@@ -24,20 +24,32 @@ struct Story {
 }
 
 fn tell(options: &Options, story: impl Fn(&mut Story)) {
-    let run = |server: &mut dyn Server| {
+    let run = |server: &mut dyn Server, way: Way| {
         let dir = scratch();
         let (served, twin) = (dir.path().join("served"), dir.path().join("twin"));
         fs::create_dir(&served).unwrap();
         fs::create_dir(&twin).unwrap();
-        let client = Client::new(server, &served, options);
+        let mut client = Client::new(server, &served, options);
+        if way == Way::Channel {
+            client.channel = Some(client.open_channel().unwrap());
+        }
         story(&mut Story { client, served, twin });
     };
     let mut library = InProcess::default();
-    run(&mut library);
+    run(&mut library, Way::Socket);
     library.join();
-    let mut program = Program::default();
-    run(&mut program);
-    program.join();
+    for way in [Way::Socket, Way::Channel] {
+        let mut program = Program::default();
+        run(&mut program, way);
+        program.join();
+    }
+}
+
+/// How a client sends its requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Socket,
+    Channel,
 }
 
 /// The errno of a failed call on the twin.

@@ -94,6 +94,9 @@ pub const RULES: &[Rule] = rules! {
     fcntl           [Is(1, libc::F_DUPFD_CLOEXEC as u64)],  "a second descriptor to donate";
     fcntl           [Is(1, libc::F_GETFD as u64)],          "debug builds of std look at a descriptor before they close it";
     fcntl           [Is(1, libc::F_ADD_SEALS as u64)],      "channel memory cannot shrink";
+    fcntl           [Is(1, libc::F_GET_SEALS as u64)],      "checks them before mapping";
+    fstat           [],                                     "size of channel memory before mapping";
+    shutdown        [],                                     "frees a channel's thread that waits for its client";
     ioctl           [Is(1, libc::FIONBIO)],          "connections block";
     socketpair      [Is(0, AF_UNIX)],                       "a channel's socket";
     memfd_create    [],                                     "a channel's memory";
@@ -136,7 +139,7 @@ numbers! {
     fchmodat = SYS_fchmodat, fchownat = SYS_fchownat, utimensat = SYS_utimensat, getxattr = SYS_getxattr,
     setxattr = SYS_setxattr, listxattr = SYS_listxattr, removexattr = SYS_removexattr, socket = SYS_socket,
     connect = SYS_connect, bind = SYS_bind, listen = SYS_listen, accept4 = SYS_accept4, fcntl = SYS_fcntl,
-    ioctl = SYS_ioctl, socketpair = SYS_socketpair, memfd_create = SYS_memfd_create, read = SYS_read, write = SYS_write,
+    fstat = SYS_fstat, shutdown = SYS_shutdown, ioctl = SYS_ioctl, socketpair = SYS_socketpair, memfd_create = SYS_memfd_create, read = SYS_read, write = SYS_write,
     futex = SYS_futex, mmap = SYS_mmap, mprotect = SYS_mprotect, munmap = SYS_munmap, mremap = SYS_mremap,
     madvise = SYS_madvise, brk = SYS_brk, clone = SYS_clone, clone3 = SYS_clone3,
     set_robust_list = SYS_set_robust_list, rseq = SYS_rseq, prctl = SYS_prctl, sigaltstack = SYS_sigaltstack,

@@ -19,6 +19,7 @@ use caisson_proto::lisafs::{MAX_MESSAGE, MessageId, Request, VERSION, WireError}
 use rustix::io::Errno;
 
 use crate::attr;
+use crate::channel;
 use crate::session::Session;
 use crate::transport::Reply;
 
@@ -44,7 +45,7 @@ pub fn handle(session: &Arc<Session>, message: u16, payload: &[u8], reply: &mut 
 fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(), Errno> {
     match request {
         Request::Mount { .. } => Err(Errno::INVAL),
-        Request::Channel => Err(Errno::OPNOTSUPP),
+        Request::Channel => channel::open(s, reply),
         Request::Walk { dir, flags, names } => walk::walk(s, *dir, *flags, names, reply),
         Request::ReadLink { fd } => walk::read_link(s, *fd, reply),
         Request::Stat { fd } => attributes::stat(s, *fd, reply),

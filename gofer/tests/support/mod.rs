@@ -11,9 +11,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use caisson_gofer::host::{Host, Mounts};
 use caisson_gofer::{MountOptions, Session, serve};
+use caisson_platform_kvm::shm::{Patience, SharedMemory, Wait, Waited};
+use caisson_proto::lisafs::header::HEADER_SIZE;
 use caisson_proto::lisafs::launch::{GoferConfig, GoferMount, Root};
 use caisson_proto::lisafs::reply::{Created, Entries, MountFlags, Mounted, Node, Opened, Walked};
 use caisson_proto::lisafs::request::{NewFile, OpenFlags, WalkFlags};
@@ -157,6 +160,8 @@ pub type Answer = Result<(Vec<u8>, Vec<OwnedFd>), Errno>;
 /// A client that does as it is told.
 pub struct Client {
     pub socket: OwnedFd,
+    /// Takes the requests when it is there.
+    pub channel: Option<Channel>,
     pub root: Found,
     pub mounted: Mounted,
     tag: u32,
@@ -172,12 +177,25 @@ impl Client {
         let request = Request::Mount { version: VERSION, max_message: MAX_MESSAGE as u32 };
         let (payload, _) = exchange(&socket, 1, &request).unwrap();
         let mounted = Mounted::parse(&payload).unwrap();
-        Self { socket, root: Found { fd: mounted.root, attr: mounted.attr }, mounted, tag: 1 }
+        let root = Found { fd: mounted.root, attr: mounted.attr };
+        Self { socket, channel: None, root, mounted, tag: 1 }
     }
 
     pub fn call(&mut self, request: &Request<'_>) -> Answer {
         self.tag += 1;
-        exchange(&self.socket, self.tag, request)
+        match &self.channel {
+            Some(channel) => channel.call(self.tag, request),
+            None => exchange(&self.socket, self.tag, request),
+        }
+    }
+
+    /// Sets a channel up.
+    pub fn open_channel(&mut self) -> Result<Channel, Errno> {
+        let (payload, mut fds) = self.call(&Request::Channel)?;
+        assert!(payload.is_empty());
+        let (socket, memory) = (fds.pop().unwrap(), fds.pop().unwrap());
+        let shared = SharedMemory::map(memory.as_fd(), channel::SIZE).unwrap();
+        Ok(Channel { shared, socket, patience: Default::default() })
     }
 
     /// The reply's errno, which must be one.
@@ -254,6 +272,66 @@ impl Client {
         names.sort();
         Ok(names)
     }
+}
+
+/// The client's side of a fast channel.
+pub struct Channel {
+    pub shared: SharedMemory,
+    pub socket: OwnedFd,
+    patience: std::cell::Cell<Patience>,
+}
+
+impl Channel {
+    pub fn call(&self, tag: u32, request: &Request<'_>) -> Answer {
+        assert!(self.shared.write(channel::MESSAGE, &packet(tag, request)));
+        self.shared.publish(channel::STATE, channel::REQUEST, channel::SERVER_SLEEPING);
+        assert!(self.await_reply(Duration::from_secs(10)), "a reply");
+        let mut header = [0; HEADER_SIZE];
+        assert!(self.shared.read(channel::MESSAGE, &mut header));
+        let (header, _) = Header::parse(&header).unwrap();
+        let mut payload = vec![0; header.length as usize];
+        assert!(self.shared.read(channel::MESSAGE + HEADER_SIZE, &mut payload));
+        assert_eq!((header.tag, header.message), (tag, request.message() as u16));
+        let fds = if header.fds == 0 { Vec::new() } else { receive_fds(&self.socket) };
+        assert_eq!(usize::from(header.fds), fds.len());
+        if header.errno == 0 {
+            Ok((payload, fds))
+        } else {
+            Err(Errno::from_raw_os_error(header.errno.into()))
+        }
+    }
+
+    pub fn await_reply(&self, timeout: Duration) -> bool {
+        let (word, sleeping) = (channel::STATE, channel::CLIENT_SLEEPING);
+        let end = Instant::now() + timeout;
+        let slice = Some(Duration::from_millis(20));
+        while Instant::now() < end {
+            let spins = self.patience.get().spins();
+            let waited =
+                self.shared.wait(Wait { word, value: channel::REPLY, sleeping, spins, timeout: slice });
+            let mut patience = self.patience.get();
+            patience.learn(waited);
+            self.patience.set(patience);
+            if waited != Waited::TimedOut {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn receive_fds(socket: &OwnedFd) -> Vec<OwnedFd> {
+    let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    fds
 }
 
 pub fn name(text: &str) -> Name<'_> {

@@ -61,6 +61,7 @@ const FCNTLS: &[u64] = &[
     libc::F_GETFL as u64,
     libc::F_SETFL as u64,
     libc::F_ADD_SEALS as u64,
+    libc::F_GET_SEALS as u64,
     libc::F_GETPIPE_SZ as u64,
 ];
 
