@@ -20,6 +20,7 @@
 //! not see what they do; `sync` leaves data that was written to the host's own write-back.
 
 mod attributes;
+mod channel;
 mod client;
 mod connection;
 mod directory;

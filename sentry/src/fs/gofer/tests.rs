@@ -289,6 +289,50 @@ fn mapped_pages_are_the_file_s() {
 }
 
 #[test]
+fn a_gofer_that_dies_while_it_is_asked_is_an_error() {
+    // By socket and by channel: the second has made enough calls for one.
+    for calls in [0, 100] {
+        let mut served = serve_dir(Sharing::Exclusive);
+        let root = served.root();
+        for _ in 0..calls {
+            assert_eq!(root.lookup(b"none").err(), Some(Errno::ENOENT));
+        }
+        let asking = std::thread::spawn(move || {
+            loop {
+                match root.lookup(b"none") {
+                    Err(Errno::ENOENT) => {}
+                    other => return other.err(),
+                }
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        served.cut();
+        assert_eq!(asking.join().unwrap(), Some(Errno::EIO));
+    }
+}
+
+#[test]
+fn threads_ask_side_by_side() {
+    let served = serve_dir(Sharing::Exclusive);
+    let root = served.root();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let root = &root;
+            scope.spawn(move || {
+                for i in 0..200 {
+                    let name = format!("{thread}-{i}");
+                    let inode = root.create(name.as_bytes(), mine(0o644)).unwrap();
+                    let found = root.lookup(name.as_bytes()).unwrap();
+                    assert!(Arc::ptr_eq(&inode, &found));
+                    root.unlink(name.as_bytes(), &inode).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(served.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn many_opened_files_keep_few_descriptors() {
     let served = serve_dir(Sharing::Exclusive);
     let root = served.root();
