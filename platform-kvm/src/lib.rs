@@ -39,6 +39,7 @@ pub mod space;
 mod tables;
 pub mod thread;
 mod vcpu;
+pub mod vdso;
 
 pub use arena::{
     Alignment, Arena, ArenaConfig, Frame, FrameRange, GPA_BASE, Gpa, PAGE_SIZE, WindowAccess, WindowRange,

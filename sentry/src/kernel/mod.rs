@@ -94,13 +94,14 @@ impl Kernel {
             net: NetNamespace::new(),
             user: UserNamespace::new(),
         };
+        let services = services::Services::new(&platform, config.system_info)?;
         Ok(Arc::new(Kernel {
             platform,
             pid_namespace: PidNamespace::new(None)?,
             shared,
             tree: Mutex::new(TaskTree { _private: () }),
             listener,
-            services: services::Services::new(config.system_info),
+            services,
             users: Users::default(),
             host_threads: HostThreads::new(),
             futexes: Futexes::default(),

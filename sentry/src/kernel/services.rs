@@ -5,14 +5,21 @@ use std::time::Duration;
 
 use super::Kernel;
 use super::system_info::SystemInfo;
+use crate::errno::SysResult;
+use crate::loader::vdso::Vdso;
 use crate::observe::SyscallCounters;
-use crate::time::Timers;
+use crate::platform::Platform;
+use crate::time::{Clocks, Timers};
 use crate::vfs::registries::Registries;
 
 /// Services without a home of their own.
 pub struct Services {
     /// The timer service.
     pub timers: Arc<Timers>,
+    /// The clocks, shared with the vDSO.
+    pub clocks: Arc<Clocks>,
+    /// What programs map to read them.
+    pub vdso: Vdso,
     /// The machine as guests see it.
     pub system_info: SystemInfo,
     /// System calls by number.
@@ -22,14 +29,18 @@ pub struct Services {
 }
 
 impl Services {
-    /// Fresh services for a machine that looks like `system_info`.
-    pub fn new(system_info: SystemInfo) -> Services {
-        Services {
+    /// Fresh services for a machine that looks like `system_info`. `ENOMEM`.
+    pub fn new(platform: &Arc<dyn Platform>, system_info: SystemInfo) -> SysResult<Services> {
+        let clocks = Clocks::new(platform)?;
+        let vdso = Vdso::new(platform.arena(), clocks.page())?;
+        Ok(Services {
+            clocks,
+            vdso,
             timers: Timers::new(),
             system_info,
             counters: SyscallCounters::default(),
             vfs: Registries::default(),
-        }
+        })
     }
 }
 
@@ -37,6 +48,16 @@ impl Kernel {
     /// The timer service.
     pub fn timers(&self) -> &Arc<Timers> {
         &self.services.timers
+    }
+
+    /// The clocks.
+    pub fn clocks(&self) -> &Arc<Clocks> {
+        &self.services.clocks
+    }
+
+    /// The vDSO that programs map.
+    pub fn vdso(&self) -> &Vdso {
+        &self.services.vdso
     }
 
     /// The machine as guests see it.

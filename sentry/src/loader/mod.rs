@@ -98,7 +98,8 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
         None => None,
     };
     let mm = Mm::new(kernel.platform(), layout, limits)?;
-    let (entry, stack_pointer) = fill(&mm, program, &found, interpreter.as_ref(), &gained, &mut entropy)?;
+    let (entry, stack_pointer) =
+        fill(kernel, &mm, program, &found, interpreter.as_ref(), &gained, &mut entropy)?;
     let file = &found.executable.file;
     let readable = file.inode().permission(&gained.credentials, crate::vfs::Access::READ).is_ok();
     let Executable { file, deny } = found.executable;
@@ -118,6 +119,7 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
 
 /// Maps everything; returns the first instruction and the stack pointer.
 fn fill(
+    kernel: &Kernel,
     mm: &Arc<Mm>,
     program: &Program<'_>,
     found: &Resolved,
@@ -132,7 +134,7 @@ fn fill(
         None => None,
     };
     mm.set_brk_start(main.end.checked_add(mm.layout().brk_offset).ok_or(Errno::ENOMEM)?);
-    let vdso = vdso::map(mm)?;
+    let vdso = vdso::map(mm, kernel.vdso())?;
     let auxv = stack::Auxv {
         vdso,
         headers: main.headers,

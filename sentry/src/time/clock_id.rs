@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as linux;
-use nix::time::ClockId as HostClock;
 
-use super::Timespec;
+use super::{SystemClock, Timespec};
 use crate::errno::{Errno, SysResult};
 use crate::task::SyscallContext;
 
@@ -62,25 +61,24 @@ impl Clock {
 
     /// Its time now.
     pub fn now(self, ctx: &SyscallContext<'_>) -> SysResult<Timespec> {
-        let host = match self {
-            Clock::Realtime => HostClock::CLOCK_REALTIME,
-            Clock::RealtimeCoarse => HostClock::CLOCK_REALTIME_COARSE,
-            Clock::Monotonic => HostClock::CLOCK_MONOTONIC,
-            Clock::MonotonicCoarse => HostClock::CLOCK_MONOTONIC_COARSE,
-            Clock::MonotonicRaw => HostClock::CLOCK_MONOTONIC_RAW,
-            Clock::Boottime => HostClock::CLOCK_BOOTTIME,
-            Clock::Tai => HostClock::CLOCK_TAI,
+        let clock = match self {
+            Clock::Realtime => SystemClock::Realtime,
+            Clock::RealtimeCoarse => SystemClock::RealtimeCoarse,
+            Clock::Monotonic => SystemClock::Monotonic,
+            Clock::MonotonicCoarse => SystemClock::MonotonicCoarse,
+            Clock::MonotonicRaw => SystemClock::MonotonicRaw,
+            Clock::Boottime => SystemClock::Boottime,
+            Clock::Tai => SystemClock::Tai,
             Clock::ProcessCpu(pid) => return process_cpu(ctx, pid),
             Clock::ThreadCpu(tid) => return thread_cpu(ctx, tid),
         };
-        let time = nix::time::clock_gettime(host)?;
-        Ok(Timespec { sec: time.tv_sec(), nsec: u32::try_from(time.tv_nsec()).unwrap_or(0) })
+        Ok(Timespec::from_nanos(ctx.kernel().clocks().now(clock)))
     }
 
     /// Its resolution in nanoseconds.
     pub fn resolution(self) -> u32 {
         match self {
-            Clock::RealtimeCoarse | Clock::MonotonicCoarse => 4_000_000,
+            Clock::RealtimeCoarse | Clock::MonotonicCoarse => caisson_platform_kvm::vdso::COARSE_RESOLUTION,
             _ => 1,
         }
     }

@@ -1,9 +1,11 @@
 //! Clocks, timers and time values.
 
 pub mod clock_id;
+pub mod clocks;
 pub mod process_timers;
 pub mod timers;
 
+pub use clocks::{Clocks, SystemClock};
 pub use timers::{TimerHandle, TimerTarget, Timers};
 
 /// A time or a duration: seconds and nanoseconds (0 ≤ `nsec` < 10⁹).
