@@ -12,9 +12,10 @@ use super::cgroup::Cgroup;
 use super::container::{ContainerError, ProcessSpec, ProcessTerminal};
 use super::stdio;
 use crate::errno::{Errno, SysResult};
+use crate::loader::{self, Program};
+use crate::mm::Randomize;
 use crate::task::birth::{GroupParts, Parentage, TaskParts, link};
 use crate::task::clone::Reserved;
-use crate::task::image::{self, Program};
 use crate::task::rlimit::Rlimits;
 use crate::task::signal::{Signal, SignalHandlers, SignalSet};
 use crate::task::{Attributes, Namespaces, Pid, Task, TaskLocal, ThreadGroup};
@@ -54,15 +55,17 @@ impl Kernel {
         for (resource, limit) in &spec.rlimits {
             rlimits.set(*resource, *limit);
         }
-        let loaded = image::load(
+        let loaded = loader::load(
             self,
             &Program {
                 caller: &caller,
                 start: caller.cwd().clone(),
                 path: path.clone(),
+                flags: WalkFlags::FOLLOW,
                 argv: spec.args,
                 envp: spec.env,
                 rlimits: &rlimits,
+                randomize: Randomize::Yes,
             },
         )
         .map_err(|errno| not_runnable(&path, errno))?;
@@ -81,14 +84,14 @@ impl Kernel {
         };
         let group = ThreadGroup::new(self, pid.clone(), group);
         let parts = TaskParts {
-            credentials,
+            credentials: loaded.credentials,
             namespaces,
             mm: loaded.mm.clone(),
             files,
             fs,
             blocked: SignalSet::EMPTY,
             comm: loaded.comm,
-            attributes: Attributes::default(),
+            attributes: Attributes { dumpable: loaded.dumpable, ..Attributes::default() },
             kicker: machine.kicker(),
         };
         let task = Task::new(self, group, pid, parts).map_err(&make)?;

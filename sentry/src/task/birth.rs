@@ -14,13 +14,14 @@ use super::rlimit::Rlimits;
 use super::signal::{Signal, SignalHandlers, SignalSet};
 use super::thread_group::{Relations, StopState};
 use super::{
-    Attributes, Charges, Comm, Credentials, Namespaces, Pid, Resource, Task, TaskSignals, ThreadGroup, Work,
+    AfterCall, AltStack, Attributes, Charges, Comm, Credentials, CurrentCall, FaultRecord, Namespaces, Pid,
+    Resource, Task, TaskLocal, TaskSignals, ThreadGroup, Work,
 };
 use crate::errno::{Errno, SysResult};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::{Kernel, TaskTree};
 use crate::mm::Mm;
-use crate::platform::Kicker;
+use crate::platform::{GuestThread, Kicker, Registers};
 use crate::vfs::{FdTable, FsContext};
 use crate::wait::{WaitQueue, Waiter};
 
@@ -124,6 +125,27 @@ impl Task {
             system_nanos: AtomicU64::new(0),
             started: Instant::now(),
         }))
+    }
+}
+
+impl TaskLocal {
+    /// The private half of a task that starts in `registers`.
+    pub(crate) fn new(machine: Box<dyn GuestThread>, mm: &Mm, registers: Registers) -> TaskLocal {
+        TaskLocal {
+            registers,
+            machine,
+            space: mm.space().clone(),
+            call: CurrentCall::default(),
+            restart: None,
+            after: AfterCall::Result,
+            interrupted: None,
+            saved_mask: None,
+            alt_stack: AltStack::default(),
+            clear_child_tid: 0,
+            robust_list: 0,
+            vfork_done: None,
+            fault: FaultRecord::default(),
+        }
     }
 }
 

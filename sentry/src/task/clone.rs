@@ -12,8 +12,8 @@ use super::birth::{GroupParts, Parentage, TaskParts, link};
 use super::signal::{Signal, SignalHandlers};
 use super::vfork::VforkDone;
 use super::{
-    AfterCall, AltStack, Capability, Namespaces, Pid, PidNamespace, Resource, SyscallContext, Task,
-    TaskLocal, ThreadGroup, Work, run,
+    Capability, Namespaces, Pid, PidNamespace, Resource, SyscallContext, Task, TaskLocal, ThreadGroup, Work,
+    run,
 };
 use crate::errno::{Errno, SysResult};
 use crate::mm::Mm;
@@ -201,21 +201,16 @@ fn build(ctx: &mut SyscallContext<'_>, args: &CloneArgs) -> SysResult<(Arc<Task>
         registers.fs_base = args.tls;
     }
     let fresh_stack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
-    let local = TaskLocal {
-        registers,
-        machine,
-        space: mm.space().clone(),
-        call: ctx.local.call,
-        restart: None,
-        after: AfterCall::Result,
-        interrupted: None,
-        saved_mask: None,
-        alt_stack: if fresh_stack { AltStack::default() } else { ctx.local.alt_stack },
-        clear_child_tid: if flags.contains(CloneFlags::CHILD_CLEARTID) { args.child_tid } else { 0 },
-        robust_list: 0,
-        vfork_done: flags.contains(CloneFlags::VFORK).then(|| VforkDone::new(parent)),
-        fault: super::FaultRecord::default(),
-    };
+    let mut local = TaskLocal::new(machine, &mm, registers);
+    if !fresh_stack {
+        local.alt_stack = ctx.local.alt_stack;
+    }
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        local.clear_child_tid = args.child_tid;
+    }
+    if flags.contains(CloneFlags::VFORK) {
+        local.vfork_done = Some(VforkDone::new(parent));
+    }
     Ok((child, local))
 }
 
@@ -253,7 +248,7 @@ fn child_group(parent: &Arc<Task>, pid: Arc<Pid>, args: &CloneArgs) -> Arc<Threa
 }
 
 /// Namespaces and directories of the child.
-pub(super) fn child_namespaces(parent: &Task, flags: CloneFlags) -> SysResult<(Namespaces, Arc<FsContext>)> {
+pub(crate) fn child_namespaces(parent: &Task, flags: CloneFlags) -> SysResult<(Namespaces, Arc<FsContext>)> {
     let mut namespaces = Namespaces::clone(&parent.namespaces());
     let fs = parent.fs();
     let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.fork() };

@@ -189,7 +189,7 @@ fn frame_image(
 }
 
 /// `rt_sigreturn`: takes everything from the frame above the stack pointer. `EFAULT` for a frame that cannot be.
-pub(in crate::task) fn pop(ctx: &mut SyscallContext<'_>) -> SysResult {
+pub(crate) fn pop(ctx: &mut SyscallContext<'_>) -> SysResult {
     let mm = ctx.task.mm();
     let base = ctx.local.registers.rsp.wrapping_sub(8);
     let mut context = [0u8; UCONTEXT_SIZE];

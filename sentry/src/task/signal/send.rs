@@ -113,7 +113,9 @@ impl Task {
 
     /// Whether it would take a group's signal now.
     pub(crate) fn wants_signal(&self, signal: Signal) -> bool {
-        !self.is_exiting() && (signal == Signal::KILL || !self.lock_signals().blocked.contains(signal))
+        let signals = self.lock_signals();
+        let open = !signals.blocked.contains(signal) || signals.awaited.contains(signal);
+        !self.is_exiting() && (signal == Signal::KILL || open)
     }
 }
 
@@ -175,5 +177,13 @@ fn kill_all(signals: &mut GroupSignals, members: &[Arc<Task>]) {
     signals.exit.get_or_insert(ExitStatus::Signaled { signal: Signal::KILL, core: false });
     for task in members {
         task.kick(Work::KILL);
+    }
+}
+
+impl ThreadGroup {
+    /// The signal has just been set to be ignored: what is pending of it vanishes.
+    pub(crate) fn discard_pending(&self, signal: Signal) {
+        let members = self.members();
+        discard(&mut self.lock_signals(), &members, SignalSet::of(&[signal]));
     }
 }
