@@ -74,7 +74,7 @@ fn broken_frames_get_an_answer() {
         lies[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(answer(&a.client, &lies), errno(Errno::BADMSG));
         assert_eq!(answer(&a.client, &vec![0xff; MAX_MESSAGE + 1000]), errno(Errno::BADMSG), "too long");
-        for unknown in [0, 31, 99, u16::MAX] {
+        for unknown in [0, 32, 99, u16::MAX] {
             let header = Header { length: 0, message: unknown, errno: 0, tag: 1, fds: 0 };
             assert_eq!(answer(&a.client, &header.to_bytes()), errno(Errno::NOSYS));
         }
@@ -310,6 +310,7 @@ fn requests(fd: FdId, dir: FdId) -> Vec<Request<'static>> {
         },
         Request::Flush { fd },
         Request::StatFs { fd },
+        Request::SyncFs { fd },
         Request::Connect { fd, kind: SocketKind::Stream },
         Request::Bind { dir: fd, name, kind: SocketKind::Datagram, new },
         Request::Listen { fd, backlog: u32::MAX },

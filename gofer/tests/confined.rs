@@ -197,6 +197,7 @@ fn workload(client: &mut Client, dir: &Path) {
         Request::Unlink { dir: root, name: name("m"), kind: UnlinkKind::File },
         Request::SetAttr { fd: file.fd, set },
         Request::StatFs { fd: root },
+        Request::SyncFs { fd: root },
         Request::SetXattr { fd: file.fd, name: x, value: b"v", flags: XattrFlags::empty() },
         Request::GetXattr { fd: file.fd, name: x },
         Request::ListXattr { fd: file.fd },

@@ -416,6 +416,7 @@ fn kept_files_are_read_written_and_allocated() {
         assert_eq!(s.client.fails(&allocate(only, AllocateMode::empty())), Errno::BADF);
         s.client.call(&Request::Fsync { fds: vec![both, file.fd, s.client.root.fd] }).unwrap();
         s.client.call(&Request::Flush { fd: both }).unwrap();
+        s.client.call(&Request::SyncFs { fd: s.client.root.fd }).unwrap();
         let dir = s.client.keep(s.client.root.fd, OpenFlags::READ).unwrap();
         assert_eq!(s.client.fails(&read(dir, 0, 1)), Errno::ISDIR);
         let list = Request::ReadDir { fd: both, position: 0, max: 1024 };

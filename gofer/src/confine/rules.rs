@@ -73,6 +73,7 @@ pub const RULES: &[Rule] = rules! {
     ftruncate       [],                                     "truncate; size of channel memory";
     fallocate       [],                                     "fallocate";
     fsync           [],                                     "fsync";
+    syncfs          [],                                     "sync";
     mkdirat         [],                                     "mkdir";
     mknodat         [],                                     "mknod";
     symlinkat       [],                                     "symlink";
@@ -134,7 +135,7 @@ numbers! {
     recvmsg = SYS_recvmsg, sendmsg = SYS_sendmsg, openat2 = SYS_openat2, openat = SYS_openat, close = SYS_close,
     statx = SYS_statx, fstatfs = SYS_fstatfs, readlinkat = SYS_readlinkat, getdents64 = SYS_getdents64,
     lseek = SYS_lseek, pread64 = SYS_pread64, pwrite64 = SYS_pwrite64, ftruncate = SYS_ftruncate,
-    fallocate = SYS_fallocate, fsync = SYS_fsync, mkdirat = SYS_mkdirat, mknodat = SYS_mknodat,
+    fallocate = SYS_fallocate, fsync = SYS_fsync, syncfs = SYS_syncfs, mkdirat = SYS_mkdirat, mknodat = SYS_mknodat,
     symlinkat = SYS_symlinkat, linkat = SYS_linkat, unlinkat = SYS_unlinkat, renameat2 = SYS_renameat2,
     fchmodat = SYS_fchmodat, fchownat = SYS_fchownat, utimensat = SYS_utimensat, getxattr = SYS_getxattr,
     setxattr = SYS_setxattr, listxattr = SYS_listxattr, removexattr = SYS_removexattr, socket = SYS_socket,

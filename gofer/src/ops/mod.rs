@@ -55,6 +55,7 @@ fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(),
         Request::Create { dir, name, flags, new } => open::create(s, *dir, *name, *flags, *new, reply),
         Request::Fsync { fds } => open::fsync(s, fds),
         Request::Flush { fd } => open::flush(s, *fd),
+        Request::SyncFs { fd } => open::sync_fs(s, *fd),
         Request::Close { fds } => open::close(s, fds),
         Request::Mkdir { dir, name, new } => namespace::mkdir(s, *dir, *name, *new, reply),
         Request::Mknod { dir, name, kind, rdev, new } => {
@@ -111,6 +112,7 @@ fn changes(request: &Request<'_>) -> bool {
         | Request::Fsync { .. }
         | Request::Flush { .. }
         | Request::StatFs { .. }
+        | Request::SyncFs { .. }
         | Request::Connect { .. }
         | Request::Listen { .. }
         | Request::Accept { .. }

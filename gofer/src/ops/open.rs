@@ -111,6 +111,15 @@ fn fsync_one(s: &Session, fd: FdId) -> Result<(), Errno> {
     }
 }
 
+pub(super) fn sync_fs(s: &Session, fd: FdId) -> Result<(), Errno> {
+    match s.object(fd)? {
+        Object::File(file) => rustix::fs::syncfs(&file.fd),
+        Object::Dir(dir) => rustix::fs::syncfs(&dir.fd),
+        Object::Node(node) => rustix::fs::syncfs(s.host.reopen(&node, OFlags::RDONLY)?),
+        Object::Socket(_) => Err(Errno::INVAL),
+    }
+}
+
 /// Local file systems have nothing to do on `close(2)`; closing a duplicate makes those that do, do it.
 pub(super) fn flush(s: &Session, fd: FdId) -> Result<(), Errno> {
     match s.object(fd)? {

@@ -173,4 +173,6 @@ messages! {
     Write = 29,
     /// Forgets ids.
     Close = 30,
+    /// Writes a whole file system to the disk.
+    SyncFs = 31,
 }

@@ -279,6 +279,11 @@ pub enum Request<'a> {
         /// An open object.
         fd: FdId,
     },
+    /// → empty. Everything that anybody has written to the file system, as `syncfs(2)`.
+    SyncFs {
+        /// A regular file or directory of it.
+        fd: FdId,
+    },
     /// → [`super::reply::StatFs`]
     StatFs {
         /// Any id.
@@ -488,6 +493,7 @@ impl<'a> Request<'a> {
             }
             MessageId::Flush => Self::Flush { fd: r.id()? },
             MessageId::StatFs => Self::StatFs { fd: r.id()? },
+            MessageId::SyncFs => Self::SyncFs { fd: r.id()? },
             MessageId::Connect => Self::Connect { fd: r.id()?, kind: SocketKind::read(r)? },
             MessageId::Bind => {
                 let (dir, kind, new) = (r.id()?, SocketKind::read(r)?, NewFile::read(r)?);
@@ -584,6 +590,7 @@ impl<'a> Request<'a> {
             Self::Fallocate { .. } => MessageId::Fallocate,
             Self::Flush { .. } => MessageId::Flush,
             Self::StatFs { .. } => MessageId::StatFs,
+            Self::SyncFs { .. } => MessageId::SyncFs,
             Self::Connect { .. } => MessageId::Connect,
             Self::Bind { .. } => MessageId::Bind,
             Self::Listen { .. } => MessageId::Listen,
@@ -613,6 +620,7 @@ impl<'a> Request<'a> {
             | Self::ListXattr { fd }
             | Self::Flush { fd }
             | Self::StatFs { fd }
+            | Self::SyncFs { fd }
             | Self::Accept { fd } => {
                 w.id(*fd);
             }

@@ -68,6 +68,7 @@ fn every_request() -> Vec<Request<'static>> {
         Request::Fallocate { fd, mode: AllocateMode::KEEP_SIZE, offset: 1, length: 2 },
         Request::Flush { fd },
         Request::StatFs { fd },
+        Request::SyncFs { fd },
         Request::Connect { fd, kind: SocketKind::SeqPacket },
         Request::Bind { dir, name: name(b"i"), kind: SocketKind::Stream, new },
         Request::Listen { fd, backlog: 5 },

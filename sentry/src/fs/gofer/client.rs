@@ -207,6 +207,10 @@ impl Client {
         self.connection.call(&Request::Fsync { fds: vec![fd] }, |_| Ok(()))
     }
 
+    pub(crate) fn sync_fs(&self, fd: FdId) -> SysResult {
+        self.connection.call(&Request::SyncFs { fd }, |_| Ok(()))
+    }
+
     pub(crate) fn connect(&self, fd: FdId, kind: SocketKind) -> SysResult<OwnedFd> {
         self.connection.call(&Request::Connect { fd, kind }, |reply| reply.descriptor())
     }

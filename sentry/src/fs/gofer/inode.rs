@@ -1,6 +1,7 @@
 //! Inodes that a gofer serves.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use caisson_proto::lisafs::request::{
@@ -16,7 +17,7 @@ use super::directory::OpenDirectory;
 use super::file::OpenFile;
 use super::handle::{self, Handle, Handles, Want};
 use super::mapping::FileMapping;
-use super::{GoferFs, HostId, Sharing};
+use super::{GoferFs, HostId, Sharing, Urgency};
 use crate::errno::{Errno, SysResult};
 use crate::task::Credentials;
 use crate::vfs::attachments::Attachments;
@@ -40,6 +41,8 @@ pub struct GoferInode {
     target: OnceLock<Vec<u8>>,
     mapping: Mutex<Option<Arc<FileMapping>>>,
     attachments: Attachments,
+    /// A name of it has been removed: it may be gone from the host but for us.
+    unnamed: AtomicBool,
 }
 
 impl GoferInode {
@@ -66,6 +69,7 @@ impl GoferInode {
             target: known,
             mapping: Mutex::new(None),
             attachments: Attachments::default(),
+            unnamed: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +84,12 @@ impl GoferInode {
     /// The gofer has just told these attributes.
     pub(super) fn learn(&self, attr: &wire::Attr) {
         self.attr.lock().learn(*attr);
+    }
+
+    /// A name of it has gone.
+    fn lost_a_name(&self) {
+        self.unnamed.store(true, Ordering::Relaxed);
+        self.spoil();
     }
 
     /// Something has changed the file on the host: the cached attributes are old.
@@ -254,7 +264,11 @@ impl Inode for GoferInode {
                 child.learn(&attr);
                 true
             }
-            _ => false,
+            Err(Errno::EIO) => false,
+            _ => {
+                child.lost_a_name();
+                false
+            }
         }
     }
 
@@ -333,7 +347,7 @@ impl Inode for GoferInode {
         fs.client().rename(old, new, flags)?;
         for attr in touched.into_iter().flatten() {
             if let Some(inode) = fs.known(HostId::of(&attr)) {
-                inode.spoil();
+                inode.lost_a_name();
             }
         }
         self.spoil();
@@ -396,7 +410,7 @@ impl GoferInode {
         self.fs()?.client().unlink(self.fd, client::name(name)?, kind)?;
         self.spoil();
         if let Some(child) = child.downcast::<GoferInode>() {
-            child.spoil();
+            child.lost_a_name();
         }
         Ok(())
     }
@@ -405,7 +419,8 @@ impl GoferInode {
 impl Drop for GoferInode {
     fn drop(&mut self) {
         if let Some(fs) = self.fs.upgrade() {
-            fs.forget(self.id, self.fd);
+            let urgency = if *self.unnamed.get_mut() { Urgency::Now } else { Urgency::Batch };
+            fs.forget(self.id, self.fd, urgency);
         }
     }
 }

@@ -74,6 +74,15 @@ pub struct GoferFs {
     itself: Weak<GoferFs>,
 }
 
+/// When an id is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    /// Some time: the file is there with it or without.
+    Batch,
+    /// At once: the id may be all that keeps a removed file's space.
+    Now,
+}
+
 /// What tells the host's files apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HostId {
@@ -156,22 +165,29 @@ impl GoferFs {
     }
 
     /// An inode is gone: its entry goes, unless the file has got a new one meanwhile, and its id is closed.
-    fn forget(&self, id: HostId, fd: FdId) {
+    fn forget(&self, id: HostId, fd: FdId, urgency: Urgency) {
         {
             let mut inodes = self.inodes.lock();
             if inodes.get(&id).is_some_and(|inode| inode.strong_count() == 0) {
                 inodes.remove(&id);
             }
         }
-        self.close_later(fd);
+        self.close(fd, urgency);
     }
 
     /// Closes an id with the next batch.
     pub(crate) fn close_later(&self, fd: FdId) {
+        self.close(fd, Urgency::Batch);
+    }
+
+    fn close(&self, fd: FdId, urgency: Urgency) {
         let batch = {
             let mut closing = self.closing.lock();
             closing.push(fd);
-            if closing.len() < CLOSE_BATCH { return } else { std::mem::take(&mut *closing) }
+            if urgency == Urgency::Batch && closing.len() < CLOSE_BATCH {
+                return;
+            }
+            std::mem::take(&mut *closing)
         };
         for part in batch.chunks(IDS_MAX) {
             // A failure means that the gofer is gone, and the ids with it.
@@ -223,6 +239,15 @@ impl FileSystem for GoferFs {
             files_free: host.files_free,
             name_max: host.name_max,
         })
+    }
+
+    fn sync(&self) -> SysResult {
+        let root = self.root.get().ok_or(Errno::EIO)?;
+        match self.client.sync_fs(root.fd()) {
+            // A mount of a single device node or socket has nothing to write.
+            Err(Errno::ENXIO) => Ok(()),
+            done => done,
+        }
     }
 
     fn show_options(&self) -> String {

@@ -312,6 +312,22 @@ fn a_gofer_that_dies_while_it_is_asked_is_an_error() {
 }
 
 #[test]
+fn a_removed_file_s_space_comes_back_with_its_last_user() {
+    let served = serve_dir(Sharing::Exclusive);
+    let root = served.root();
+    let inode = root.create(b"big", mine(0o644)).unwrap();
+    let file = served.open(&inode, OpenFlags::RDWR).unwrap();
+    let before = served.session.objects();
+    root.unlink(b"big", &inode).unwrap();
+    drop(inode);
+    assert_eq!(file.write(&mut KernelSrc::new(b"still there")), Ok(11));
+    assert_eq!(served.session.objects(), before);
+    drop(file);
+    assert_eq!(served.session.objects(), before - 1, "no waiting for a batch");
+    served.fs.sync().unwrap();
+}
+
+#[test]
 fn threads_ask_side_by_side() {
     let served = serve_dir(Sharing::Exclusive);
     let root = served.root();
