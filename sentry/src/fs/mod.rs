@@ -19,3 +19,4 @@ pub mod signalfd;
 pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;
+pub mod tty;
