@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::pseudo::{PseudoDir, PseudoFs, StaticDir};
 use super::tmpfs::Tmpfs;
-use super::{devices, proc, sysfs};
+use super::{devices, proc, sysfs, tty};
 use crate::errno::{Errno, SysResult};
 use crate::kernel::Kernel;
 use crate::vfs::registries::MountRequest;
@@ -15,6 +15,7 @@ pub fn register_all(kernel: &Arc<Kernel>) {
     let registries = kernel.vfs();
     Tmpfs::register(registries);
     devices::register(&registries.special);
+    tty::drivers::register(registries, kernel.timers());
     register_proc(kernel);
     register_sysfs(kernel);
     for (name, magic) in [("cgroup", CGROUP_MAGIC), ("cgroup2", CGROUP2_MAGIC)] {

@@ -98,6 +98,7 @@ impl Kernel {
         let local = TaskLocal::new(machine, &loaded.mm, loaded.registers);
         let thread = self.reserve_thread().map_err(&make)?;
         link(&mut self.tree(), &task, Parentage::Outside).map_err(&make)?;
+        streams.control(&task);
         Ok(Launched { task, local, thread, terminal: streams.terminal })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::Kernel;
 use super::container::{ProcessTerminal, StdioSpec};
@@ -10,7 +11,15 @@ use crate::fs::anonymous::{AnonymousInode, Pseudo, next_ino};
 use crate::fs::devices::{Memory, MemoryDevice};
 use crate::fs::hostfile::poller::HostPoller;
 use crate::fs::hostfile::{self, Sharing};
-use crate::vfs::{Caller, FdTable, File, OpenFlags};
+use crate::fs::tty::Tty;
+use crate::fs::tty::devpts::{self, Instance, Options};
+use crate::fs::tty::host::HostTerminal;
+use crate::fs::tty::termios::WindowSize;
+use crate::task::Task;
+use crate::vfs::{Caller, FdTable, File, FileSystem, OpenFlags};
+
+/// How long the end of a process waits for the outside to take what it wrote to its terminal.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the standard streams of all containers share: the thread that waits for host descriptors.
 #[derive(Default)]
@@ -24,6 +33,16 @@ pub struct Streams {
     pub files: [Arc<File>; 3],
     /// The outside's handle on the terminal.
     pub terminal: Option<Arc<dyn ProcessTerminal>>,
+    tty: Option<Arc<Tty>>,
+}
+
+impl Streams {
+    /// Makes the terminal, if there is one, the controlling terminal of the session of `task`, which leads it.
+    pub fn control(&self, task: &Task) {
+        if let Some(tty) = &self.tty {
+            tty.control(&task.thread_group().process_group());
+        }
+    }
 }
 
 impl Kernel {
@@ -42,9 +61,11 @@ impl Kernel {
             StdioSpec::Files { stdin, stdout, stderr } => {
                 let open = |fd: Option<OwnedFd>| self.open_stream(caller, fd);
                 let files = [open(stdin)?, open(stdout)?, open(stderr)?];
-                Ok(Streams { files, terminal: None })
+                Ok(Streams { files, terminal: None, tty: None })
             }
-            StdioSpec::Terminal { .. } => Err(Errno::ENOSYS),
+            StdioSpec::Terminal { input, output, window } => {
+                self.open_terminal(caller, input, output, window)
+            }
         }
     }
 
@@ -53,6 +74,63 @@ impl Kernel {
             Some(fd) => hostfile::open(&self.host_poller()?, fd, Sharing::Shared),
             None => Ok(null()),
         }
+    }
+}
+
+impl Kernel {
+    /// Makes a pair in the container's devpts (or in one of its own, if the container has none) and shows it outside.
+    fn open_terminal(
+        self: &Arc<Self>,
+        caller: &Caller<'_>,
+        input: Option<OwnedFd>,
+        output: Option<OwnedFd>,
+        (rows, columns): (u16, u16),
+    ) -> SysResult<Streams> {
+        let kernel = Caller::kernel(caller.root().clone());
+        let mounted = kernel.lookup_path(b"/dev/pts").and_then(|place| place.inode().file_system()).ok();
+        let mounted = mounted.and_then(|fs| Instance::of(&fs).map(|instance| (fs, instance)));
+        let (fs, instance) = match mounted {
+            Some(found) => found,
+            None => {
+                let fs: Arc<dyn FileSystem> = devpts::mount(Options::parse(b"ptmxmode=0666")?, self.timers());
+                let instance = Instance::of(&fs).ok_or(Errno::ENODEV)?;
+                (fs, instance)
+            }
+        };
+        let master = instance.create_pair(caller.credentials.fsuid, caller.credentials.fsgid)?;
+        let tty = master.tty().clone();
+        let window = WindowSize { rows, columns, ..WindowSize::default() };
+        let terminal = HostTerminal::new(master, &self.host_poller()?, input, output, window)?;
+        let node = instance.node(tty.index()).ok_or(Errno::ENODEV)?;
+        let path = kernel.lookup_path(tty.slave_path().as_bytes()).ok();
+        let path = path.filter(|path| Arc::ptr_eq(path.inode(), &node));
+        let file = tty.open_slave_file(node, path)?;
+        let files = [file.clone(), file.clone(), file];
+        let shown = Arc::new(ShownTerminal { terminal, _fs: fs });
+        Ok(Streams { files, terminal: Some(shown), tty: Some(tty) })
+    }
+}
+
+/// A terminal shown outside, and the file system its slave's node is in.
+struct ShownTerminal {
+    terminal: HostTerminal,
+    _fs: Arc<dyn FileSystem>,
+}
+
+impl ProcessTerminal for ShownTerminal {
+    fn resize(&self, rows: u16, columns: u16) {
+        self.terminal.resize(rows, columns);
+    }
+
+    fn close_input(&self) {
+        self.terminal.close_input();
+    }
+
+    fn process_ended(&self) {
+        if !self.terminal.drain(DRAIN_LIMIT) {
+            tracing::warn!("not everything a process wrote to its terminal could be shown");
+        }
+        self.terminal.detach();
     }
 }
 

@@ -146,6 +146,13 @@ impl HostTerminal {
         drop(input);
     }
 
+    /// Closes both descriptors: what is written from now on is dropped.
+    pub fn detach(&self) {
+        let ends = std::mem::take(&mut *self.pump.ends.lock());
+        drop(ends);
+        self.pump.wake();
+    }
+
     /// Waits until everything written has gone to the host, at most `limit`. Returns whether it has.
     pub fn drain(&self, limit: Duration) -> bool {
         let deadline = Instant::now().checked_add(limit);
