@@ -3,7 +3,6 @@
 //! The life cycle is on [`super::Kernel`]: `create_container` → `start` → (`exec`, `signal`, `pause`, …) → exit → `delete`.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use crate::errno::Errno;
 use crate::task::credentials::Credentials;
