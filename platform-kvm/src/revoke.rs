@@ -124,6 +124,11 @@ impl AddressSpace {
         let entry = slot.load(Ordering::Relaxed);
         let whole = part.end - part.start == HUGE;
         if entry & PRESENT == 0 {
+            // An earlier change of this batch may have split it.
+            let split = pass.later.iter().find(|(table, index, _)| (*table, *index) == (directory, at));
+            if let Some(table) = split.map(|(_, _, link)| Table::of_entry(*link)) {
+                self.change_table(pass, table, part, keep);
+            }
             return;
         }
         if entry & LARGE == 0 {

@@ -42,6 +42,14 @@ pub fn map_unmap_lookup() {
     // Over something else.
     space.map(at + 0x1000, Gpa(gpa.0 + 0x8000), 0x1000, RX).unwrap();
     assert_eq!(space.lookup(at + 0x1000), Some((Gpa(gpa.0 + 0x8000), RX)));
+    // Several losses in one large entry at once.
+    space.map(at, gpa, HUGE, RW).unwrap();
+    let pages = [1u64, 7, 8, 500];
+    space.revoke(&pages.map(|n| Change::Unmap(at + n * PAGE..at + (n + 1) * PAGE))).unwrap();
+    for n in 0..512 {
+        let expected = (!pages.contains(&n)).then_some((Gpa(gpa.0 + n * PAGE), RW));
+        assert_eq!(space.lookup(at + n * PAGE), expected, "page {n}");
+    }
     space.revoke(&[Change::Unmap(0..GVA_END)]).unwrap();
     assert_eq!(space.lookup(at), None);
     assert_eq!(space.lookup(STACK_TOP - PAGE), None);
