@@ -258,7 +258,8 @@ impl Mm {
                 && perms.contains(wanted)
                 && !vma.is_private()
             {
-                let piece = Piece { gpa, len: PAGE_SIZE - addr % PAGE_SIZE, copy_on_write: false };
+                let piece =
+                    Piece { gpa, len: PAGE_SIZE - addr % PAGE_SIZE, copy_on_write: false, fresh: None };
                 return Ok((piece, None));
             }
         }
