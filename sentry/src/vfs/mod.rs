@@ -12,6 +12,8 @@ pub mod attributes;
 pub mod caller;
 mod create;
 pub mod dentry;
+#[cfg(test)]
+mod differential;
 pub mod fd_table;
 pub mod file;
 pub mod inode;

@@ -297,7 +297,7 @@ impl Caller<'_> {
     }
 
     fn open_unnamed(&self, start: &VfsPath, path: &[u8], how: &OpenHow) -> SysResult<Arc<File>> {
-        let dir = self.lookup(start, path, how.resolve | WalkFlags::FOLLOW | WalkFlags::DIRECTORY)?;
+        let dir = self.lookup(start, path, how.walk_flags())?;
         dir.mount().require_writable()?;
         dir.inode().permission(&self.credentials, Access::WRITE | Access::EXEC)?;
         let new = self.new_inode(&dir.inode().attr()?, how.mode, FileType::Regular);
