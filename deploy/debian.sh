@@ -60,7 +60,8 @@ debian_mirror() {
         sed -n 's/^Debian|Debian|//p' | head -n 1
 }
 
-# debian_apt SUITE APT-TOOL ARGUMENT...: runs an apt tool on a private configuration that knows just SUITE.
+# debian_apt SUITE APT-TOOL ARGUMENT...: runs an apt tool on a private configuration that knows just SUITE
+# (source-SUITE: just that suite's sources).
 debian_apt() {
     local suite=$1 base mirror
     shift
@@ -72,7 +73,10 @@ debian_apt() {
         rm -rf "$base"
         mkdir -p "$base"/{state/lists/partial,cache/archives/partial,etc/preferences.d,etc/apt.conf.d}
         : >"$base/status"
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$base/etc/sources.list"
+        local kind=deb
+        [ "$suite" = "${suite#source-}" ] || kind=deb-src
+        echo "$kind [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror ${suite#source-} main" \
+            >"$base/etc/sources.list"
         debian_private_apt "$base" apt-get -q update >"$base/log" 2>&1 || return 1
         ! grep -qE '^(E|Err|W: Failed)' "$base/log" || return 1
         : >"$base/ready"
@@ -113,6 +117,18 @@ debian_deb() {
 debian_fetch() {
     local package=${*: -1}
     "${@:1:$#-1}" -q -o APT::Sandbox::User=root download "$package" >/dev/null 2>&1
+}
+
+# debian_source PACKAGE: prints the path of the upstream source archive of Debian 12's package, fetched once.
+debian_source() {
+    local store=$CAISSON_CACHE/sources found
+    mkdir -p "$store"
+    found=$(find "$store" -maxdepth 1 -name "$1_*.orig.tar.*" ! -name '*.asc' | sort | tail -n 1)
+    if [ -z "$found" ]; then
+        (cd "$store" && debian_apt source-bookworm apt-get -q --download-only source "$1" >/dev/null 2>&1) || return 1
+        found=$(find "$store" -maxdepth 1 -name "$1_*.orig.tar.*" ! -name '*.asc' | sort | tail -n 1)
+    fi
+    [ -n "$found" ] && echo "$found"
 }
 
 # debian_unpacked SUITE PACKAGE: prints a directory with the package's files, unpacked beside, not installed.

@@ -20,7 +20,7 @@ contains() {
 # left: names of processes, mounts, cgroups and files of any quickstart.
 left() {
     grep -lsa 'containerd.sock' /proc/[0-9]*/cmdline 2>/dev/null | while read -r file; do
-        tr '\0' ' ' <"$file" 2>/dev/null | grep -o 'caisson-run\.[A-Za-z0-9]*/containerd.sock'
+        { tr '\0' ' ' <"$file"; } 2>/dev/null | grep -o 'caisson-run\.[A-Za-z0-9]*/containerd.sock'
     done | sort -u
     grep -o '/caisson-run\.[A-Za-z0-9]*/root/[^ ]*' /proc/self/mountinfo
     find /sys/fs/cgroup -maxdepth 2 -name 'caisson-quickstart-*'

@@ -35,6 +35,8 @@ mkdir -p "$CAISSON_CACHE"
 [ -e "$image" ] && [ ! /bin/busybox -nt "$image" ] || "$top/deploy/busybox-image.sh" "$image" || exit 2
 CAISSON_TEST_DEBIAN=${CAISSON_TEST_DEBIAN:-$("$here/debian-root.sh")} || exit 2
 export CAISSON_TEST_DEBIAN
+# Without it one test is skipped.
+[ "$name" != debian ] || export CAISSON_TEST_C_PROJECT=$(debian_source lua5.4)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/caisson-suite.XXXXXX")
 suite=

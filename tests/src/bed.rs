@@ -113,7 +113,14 @@ impl Bed {
                         std::fs::create_dir_all(root.join(part)).ok();
                     }
                     Command::new("cp").arg("/bin/busybox").arg(root.join("bin/busybox")).ok();
-                    Command::new("/bin/busybox").args(["--install", "-s"]).arg(root.join("bin")).ok();
+                    for applet in Command::new("/bin/busybox")
+                        .arg("--list")
+                        .ok()
+                        .lines()
+                        .filter(|name| *name != "busybox")
+                    {
+                        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).ok();
+                    }
                 }
                 root
             }
