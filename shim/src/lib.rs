@@ -22,3 +22,4 @@ pub mod launch;
 pub mod lifecycle;
 pub mod spec;
 pub mod stdio;
+pub mod task;

@@ -54,8 +54,21 @@ pub struct GoferSource {
     pub is_root: bool,
 }
 
+/// A mount that makes up the root file system (an overlay, a bind, …), as containerd describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RootfsMount {
+    /// File system type.
+    pub kind: String,
+    /// Device or directory.
+    pub source: String,
+    /// Options as words.
+    pub options: Vec<String>,
+}
+
 /// What a gofer is started with.
 pub struct GoferLaunch<'a> {
+    /// Mounts to be made on the first source. They exist in the gofer's mount namespace only, so they end with it, whatever happens to us.
+    pub rootfs: Vec<RootfsMount>,
     /// What it serves; the first is the root file system.
     pub sources: Vec<GoferSource>,
     /// An existing empty directory to assemble its root on. Nothing is visible there from outside.
@@ -79,9 +92,10 @@ pub fn start(
     let log = launch.log.try_clone_to_owned().map_err(|e| failed(("log".into(), e)))?;
     let staging = launch.staging.to_owned();
     let sources = launch.sources;
+    let rootfs = launch.rootfs;
     let (sender, receiver) = mpsc::channel();
     let keeper = move || {
-        let started = in_own_mounts(&path, &program, &sources, &staging, &log, confine);
+        let started = in_own_mounts(&path, &program, &rootfs, &sources, &staging, &log, confine);
         let pidfd = match started {
             Ok((child, connections)) => {
                 let pidfd = child.as_fd().try_clone_to_owned();
@@ -114,13 +128,14 @@ fn wait_readable(fd: BorrowedFd<'_>) {
 fn in_own_mounts(
     path: &Path,
     program: &File,
+    rootfs: &[RootfsMount],
     sources: &[GoferSource],
     staging: &Path,
     log: &OwnedFd,
     confine: impl FnOnce(Pid) -> io::Result<()>,
 ) -> Result<(Child, Vec<OwnedFd>), LaunchError> {
     let failed = |(what, error): SpawnError| LaunchError::Host { program: GOFER_PROGRAM, what, error };
-    assemble(sources, staging).map_err(failed)?;
+    assemble(rootfs, sources, staging).map_err(failed)?;
     let plain = |e: nix::Error| failed(("descriptors".into(), e.into()));
     let null = File::open("/dev/null").map_err(|e| failed(("/dev/null".into(), e)))?;
     let (config_reader, config_writer) = pipe2(OFlag::O_CLOEXEC).map_err(plain)?;
@@ -214,12 +229,15 @@ fn config(sources: &[GoferSource], staging: &Path, first_fd: i32) -> GoferConfig
 }
 
 /// Makes this thread's mount namespace and builds the small root in it.
-fn assemble(sources: &[GoferSource], staging: &Path) -> Result<(), SpawnError> {
+fn assemble(rootfs: &[RootfsMount], sources: &[GoferSource], staging: &Path) -> Result<(), SpawnError> {
     let at = |what: String| move |e: nix::Error| (what, io::Error::from(e));
     let none: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS).map_err(at("unshare".into()))?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
         .map_err(at("slave propagation".into()))?;
+    if let Some(root) = sources.first() {
+        mount_rootfs(rootfs, &root.source)?;
+    }
     // All sources are opened before the tmpfs covers anything. They must be of this namespace to be bound.
     let opened = sources
         .iter()
@@ -240,6 +258,27 @@ fn assemble(sources: &[GoferSource], staging: &Path) -> Result<(), SpawnError> {
     fs::create_dir(staging.join("proc")).map_err(io_at("proc"))?;
     for ((source, file), index) in sources.iter().zip(&opened).zip(0usize..) {
         bind(source, file, &staging.join(format!("m{index}")))?;
+    }
+    Ok(())
+}
+
+/// Mounts what containerd describes. A long list of overlay layers is mounted from their common directory, which changes the working
+/// directory: of this thread only, since it has its own since `unshare`.
+fn mount_rootfs(mounts: &[RootfsMount], target: &Path) -> Result<(), SpawnError> {
+    for one in mounts {
+        let text = |s: &'_ str| if s.is_empty() { None } else { Some(s.to_owned()) };
+        containerd_shim::mount::mount_rootfs(
+            text(&one.kind).as_deref(),
+            text(&one.source).as_deref(),
+            &one.options,
+            target,
+        )
+        .map_err(|e| {
+            (
+                format!("mounting {} of type {} on {}", one.source, one.kind, target.display()),
+                io::Error::other(e.to_string()),
+            )
+        })?;
     }
     Ok(())
 }

@@ -170,6 +170,17 @@ pub fn convert(id: &str, bundle: &Path, spec: &Spec, rootfs: Option<&Path>) -> R
     Ok(Converted { container, sources, limits: resources.outside, cgroup, oom_score_adj, annotations })
 }
 
+/// Converts resources alone, for an update: what the host enforces, what the sentry does.
+///
+/// # Errors
+/// Values that mean nothing.
+pub fn limits(
+    resources: &oci_spec::runtime::LinuxResources,
+) -> Result<(cgroup::Limits, caisson_proto::control::Limits), SpecError> {
+    let both = resources::convert(Some(resources))?;
+    Ok((both.outside, both.inside))
+}
+
 /// Reads the tracing switch: a boolean, or the names of the calls.
 pub fn strace(value: &str) -> Strace {
     match value.trim() {
