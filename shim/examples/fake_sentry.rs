@@ -22,6 +22,8 @@ type Key = (String, String);
 struct State {
     waiting: HashMap<Key, (Process, [Option<OwnedFd>; 3])>,
     running: HashMap<Key, i32>,
+    /// Connections to gofers, which end when these are closed.
+    gofers: Vec<OwnedFd>,
 }
 
 struct Fake {
@@ -65,7 +67,9 @@ impl Fake {
         let mut take = |index: Option<u32>| index.and_then(|i| fds.get_mut(i as usize)?.take());
         let stdio = stdio.unwrap_or_default();
         let streams = [take(stdio.stdin_fd), take(stdio.stdout_fd), take(stdio.stderr_fd)];
-        self.state.lock().unwrap().waiting.insert(key, (process, streams));
+        let mut state = self.state.lock().unwrap();
+        state.waiting.insert(key, (process, streams));
+        state.gofers.extend(fds.into_iter().flatten());
         Reply::Created(Started { pid: 1 })
     }
 
@@ -135,9 +139,7 @@ impl Fake {
             }
             Request::CreateContainer(c) => {
                 let c = c.container.unwrap();
-                let reply = self.prepare((c.id, String::new()), c.process.unwrap(), c.stdio, fds);
-                // The gofer connections are dropped here: nothing is served.
-                reply
+                self.prepare((c.id, String::new()), c.process.unwrap(), c.stdio, fds)
             }
             Request::Start(s) => return self.start(number, (s.container_id, String::new())),
             Request::Exec(e) => {
