@@ -108,9 +108,11 @@ impl Gate {
     /// Sends the signal unless the thread has left since `word` was read. A full signal queue (EAGAIN) is tried again.
     fn signal(&self, word: u32) {
         let tid = self.tid.load(Ordering::Relaxed);
+        // SAFETY: getpid takes no arguments and cannot fail.
+        let process = unsafe { libc::getpid() };
         while self.still(word) {
             // SAFETY: tgkill takes plain numbers; it reaches only threads of this process, where the handler is harmless.
-            let sent = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), tid, KICK_SIGNAL) };
+            let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, tid, KICK_SIGNAL) };
             if sent == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EAGAIN) {
                 return;
             }

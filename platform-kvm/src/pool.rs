@@ -27,7 +27,7 @@ pub(crate) struct ThreadSlot {
 
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
-    pub vcpu: Option<Box<Vcpu>>,
+    pub vcpu: Option<Vcpu>,
     /// `None`: the initial state.
     pub fpu: Option<FpuState>,
     pub segments: Option<DataSegments>,
@@ -42,7 +42,7 @@ pub(crate) struct VcpuPool {
 
 #[derive(Debug, Default)]
 struct State {
-    free: Vec<Box<Vcpu>>,
+    free: Vec<Vcpu>,
     created: u32,
     /// Threads that have a vCPU, least recently seated first; some may be gone.
     holders: VecDeque<Weak<ThreadSlot>>,
@@ -100,17 +100,17 @@ impl VcpuPool {
     }
 
     /// Takes back the vCPU of a thread that ends.
-    pub(crate) fn give(&self, vcpu: Box<Vcpu>) {
+    pub(crate) fn give(&self, vcpu: Vcpu) {
         self.state.lock().free.push(vcpu);
         self.changed.notify_all();
     }
 
     /// Takes back a vCPU that failed. Its number is not used again.
-    pub(crate) fn discard(&self, vcpu: Box<Vcpu>) {
+    pub(crate) fn discard(&self, vcpu: Vcpu) {
         drop(vcpu);
     }
 
-    fn acquire(&self, machine: &Machine) -> Result<Box<Vcpu>, Error> {
+    fn acquire(&self, machine: &Machine) -> Result<Vcpu, Error> {
         let ticket = {
             let mut state = self.state.lock();
             if state.waiting.is_empty() {
@@ -121,7 +121,7 @@ impl VcpuPool {
                     let index = state.created;
                     state.created += 1;
                     drop(state);
-                    return machine.create_vcpu(index).map(Box::new);
+                    return machine.create_vcpu(index);
                 }
             }
             let ticket = state.next_ticket;
@@ -135,14 +135,13 @@ impl VcpuPool {
         result
     }
 
-    fn wait(&self, machine: &Machine, ticket: u64) -> Result<Box<Vcpu>, Error> {
+    fn wait(&self, machine: &Machine, ticket: u64) -> Result<Vcpu, Error> {
         loop {
             {
                 let mut state = self.state.lock();
-                if state.waiting.front() == Some(&ticket) {
-                    if let Some(vcpu) = state.free.pop() {
-                        return Ok(vcpu);
-                    }
+                let first = state.waiting.front() == Some(&ticket);
+                if let Some(vcpu) = first.then(|| state.free.pop()).flatten() {
+                    return Ok(vcpu);
                 }
             }
             if self.take_from_idle(machine)? {

@@ -60,7 +60,7 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
         Err(Error::StubFault { .. }) => Paging::Shadow,
         Err(error) => return Err(error),
     };
-    machine.pool().give(Box::new(vcpu));
+    machine.pool().give(vcpu);
     Ok(mode)
 }
 
@@ -72,7 +72,7 @@ fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Er
     vcpu.pretend_syscall();
     match read(machine, &mut vcpu, space, mode) {
         Ok(OLD) => {
-            machine.pool().give(Box::new(vcpu));
+            machine.pool().give(vcpu);
             Ok(Ring0::Native)
         }
         Ok(_)

@@ -116,7 +116,7 @@ impl AddressSpace {
     }
 
     fn check(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<Mapping, Error> {
-        if (gva | gpa.0 | len) % PAGE_SIZE != 0 || len == 0 {
+        if !(gva | gpa.0 | len).is_multiple_of(PAGE_SIZE) || len == 0 {
             return Err(Error::Invalid("a mapping must consist of whole pages"));
         }
         if gva.checked_add(len).is_none_or(|end| end > GVA_END) {
@@ -155,7 +155,7 @@ impl AddressSpace {
         let directory = self.directory(part.gva)?;
         let slot = tables.entry(directory, index(part.gva, 2));
         let entry = slot.load(Ordering::Relaxed);
-        let whole = part.len == HUGE && part.gpa % HUGE == 0 && self.machine.uses_huge_entries();
+        let whole = part.len == HUGE && part.gpa.is_multiple_of(HUGE) && self.machine.uses_huge_entries();
         if entry & PRESENT == 0 {
             if whole {
                 slot.store(leaf(part.gpa, part.perms) | LARGE, Ordering::SeqCst);

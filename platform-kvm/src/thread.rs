@@ -178,7 +178,7 @@ impl Drop for GuestThread {
 
 /// Registers that the CPU would refuse in ring 0, answered as ring 3 would have seen them.
 fn impossible(registers: &Registers) -> Result<Option<Exit>, Error> {
-    let canonical = |address: u64| address < 1 << 47 || address >= UPPER_HALF;
+    let canonical = |address: u64| !(1 << 47..UPPER_HALF).contains(&address);
     if !canonical(registers.fs_base) || !canonical(registers.gs_base) {
         return Err(Error::Invalid("fs or gs base is not canonical"));
     }

@@ -165,7 +165,7 @@ impl Arena {
     }
 
     fn word(&self, gpa: Gpa) -> Result<*mut u32, Fault> {
-        if gpa.0 % 4 != 0 {
+        if !gpa.0.is_multiple_of(4) {
             return Err(NOTHING);
         }
         Ok(self.pointer(gpa, 4).ok_or(NOTHING)?.cast())

@@ -165,10 +165,10 @@ impl Frames {
         if let Some(first) = lists.take_dirty(count, alignment, self.huge_first) {
             return Some((first, true));
         }
-        if alignment == Alignment::Page && count <= BLOCK {
-            if let Some(first) = lists.take_small(count) {
-                return Some((first, false));
-            } // else the small half is full or fragmented: spend a block of the other half
+        // When the small half is full or fragmented, a block of the other half is spent.
+        let is_small = alignment == Alignment::Page && count <= BLOCK;
+        if let Some(first) = is_small.then(|| lists.take_small(count)).flatten() {
+            return Some((first, false));
         }
         let blocks = count.div_ceil(BLOCK);
         let block = u32::try_from(lists.huge_blocks.take(u64::from(blocks), 1)?).ok()?;
@@ -301,7 +301,7 @@ impl Lists {
             let in_huge = range.first.0 >= huge_first;
             range.count >= count
                 && in_huge != small
-                && (small || (range.first.0 % BLOCK == 0 && count % BLOCK == 0))
+                && (small || (range.first.0.is_multiple_of(BLOCK) && count.is_multiple_of(BLOCK)))
         };
         let at = self.dirty.iter().rev().take(8).position(fits)?;
         let at = self.dirty.len() - 1 - at;

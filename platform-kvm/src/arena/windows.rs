@@ -74,7 +74,7 @@ impl Arena {
     fn window_offset(&self, range: WindowRange) -> io::Result<(usize, usize)> {
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         let len = range.pages.checked_mul(PAGE_SIZE).ok_or_else(invalid)?;
-        if !self.in_window_zone(range.start, len) || range.start.0 % PAGE_SIZE != 0 || len == 0 {
+        if !self.in_window_zone(range.start, len) || !range.start.0.is_multiple_of(PAGE_SIZE) || len == 0 {
             return Err(invalid());
         }
         let offset = self.offset_of(range.start, len).ok_or_else(invalid)?;

@@ -164,6 +164,13 @@ fn mappings(lab: &Lab) {
             space.map(at, gpa, PAGE, RW).unwrap();
         }
     });
+    let eager = Lab::with(caisson_platform_kvm::MachineConfig { quarantine_pages: 1, ..Default::default() });
+    measure("the same with a full flush each time", scaled(200, 20), |n| {
+        for _ in 0..n {
+            let space = eager.machine.new_address_space().unwrap();
+            space.map(at, gpa, PAGE, RW).unwrap();
+        }
+    });
     free(frames);
 }
 

@@ -228,6 +228,9 @@ pub fn split_and_merge_while_running() {
     blocks.into_iter().for_each(free);
 }
 
+/// A space, and which page number each address shows in it.
+type Populated = (Arc<AddressSpace>, Vec<(u64, u64)>);
+
 /// Spaces come and go while a thread runs in another one; their tables are used again at other places and levels.
 pub fn table_pages_are_reused_safely() {
     let lab = Lab::with(caisson_platform_kvm::MachineConfig { quarantine_pages: 20, ..Default::default() });
@@ -237,7 +240,7 @@ pub fn table_pages_are_reused_safely() {
     let gpa = |n: u64| lab.arena.gpa(Frame(frames.first.0 + (n % 64) as u32));
     (0..64).for_each(|n| lab.set_word(gpa(n), n));
     let mut threads = [lab.thread(), lab.thread(), lab.thread()];
-    let mut alive: Vec<(Arc<AddressSpace>, Vec<(u64, u64)>)> = Vec::new();
+    let mut alive: Vec<Populated> = Vec::new();
     let mut random = 0x1234_5678_9abc_def1u64;
     let mut next = move || {
         random ^= random << 13;

@@ -1,15 +1,18 @@
 //! One vCPU: putting registers in, KVM_RUN, and making sense of how it came back.
 
+mod convert;
+mod state;
+
 use crate::control::Control;
 use crate::cpu::{self, CpuTemplate};
 use crate::error::Error;
-use crate::fpu::FpuState;
 use crate::host_mode::{HostMode, Paging, Ring0};
 use crate::layout::*;
 use crate::registers::{Exit, Registers};
+use convert::{exception, from_kvm, not_offered, to_kvm};
 use kvm_bindings::{
     KVM_SYNC_X86_EVENTS, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_segment, kvm_sync_regs,
-    kvm_vcpu_events, kvm_xsave,
+    kvm_vcpu_events,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 
@@ -365,132 +368,8 @@ impl Vcpu {
         self.space = 0;
         Ok(None)
     }
-
-    /// Data segments as ring 3 left them.
-    pub(crate) fn segments(&mut self) -> DataSegments {
-        let sregs = &self.sync().sregs;
-        DataSegments([sregs.ds, sregs.es, sregs.fs, sregs.gs])
-    }
-
-    /// Loads the data segments of another thread, or the initial ones.
-    pub(crate) fn set_segments(&mut self, segments: Option<DataSegments>) {
-        let DataSegments([ds, es, fs, gs]) = segments.unwrap_or(self.initial_segments);
-        let sregs = &mut self.sync().sregs;
-        (sregs.ds, sregs.es, sregs.fs, sregs.gs) = (ds, es, fs, gs);
-        self.force_sregs = true;
-    }
-
-    /// The vCPU changes hands: forgets a half-done event of its old thread.
-    pub(crate) fn disown(&mut self) {
-        self.at_syscall = false;
-        self.clear_events = true;
-    }
-
-    pub(crate) fn fpu(&self, size: usize) -> Result<FpuState, Error> {
-        let area = self.fd.get_xsave().map_err(|e| host("KVM_GET_XSAVE", e))?;
-        Ok(FpuState::from_words(&area.region, size))
-    }
-
-    pub(crate) fn set_fpu(&mut self, state: &FpuState) -> Result<(), Error> {
-        let mut area = kvm_xsave::default();
-        state.to_words(&mut area.region);
-        // SAFETY: without dynamically enabled features (AMX, which XCR0 leaves out) KVM reads 4096 bytes, the size of the area.
-        match unsafe { self.fd.set_xsave(&area) } {
-            Ok(()) => Ok(()),
-            Err(e) if e.errno() == libc::EINVAL => Err(Error::BadFpuState),
-            Err(e) => Err(host("KVM_SET_XSAVE", e)),
-        }
-    }
-
-    pub(crate) fn tsc_khz(&self) -> u32 {
-        self.fd.get_tsc_khz().unwrap_or(0)
-    }
-
-    /// Makes the next `prepare` behave as if the last exit had been a system call: the probe's way to try `sysretq`.
-    pub(crate) fn pretend_syscall(&mut self) {
-        self.at_syscall = true;
-    }
-
-    /// Makes the next `prepare` load the root again.
-    pub(crate) fn forget_space(&mut self) {
-        self.space = 0;
-    }
-}
-
-fn host(what: &'static str, e: kvm_ioctls::Error) -> Error {
-    Error::Host { what, source: std::io::Error::from_raw_os_error(e.errno()) }
 }
 
 fn in_ring3(sync: &kvm_sync_regs) -> bool {
     sync.sregs.cs.selector & 3 == 3
-}
-
-/// 32-bit code: some hosts cannot keep ring 3 from entering it; it is answered like the selector that does not exist.
-fn not_offered() -> Exit {
-    Exit::Exception { vector: 13, error_code: 0, addr: 0 }
-}
-
-fn exception(vector: u8, error_code: u32, cr2: u64, rflags: u64) -> Exit {
-    match vector {
-        14 => Exit::PageFault {
-            addr: cr2,
-            write: error_code & 2 != 0,
-            exec: error_code & 16 != 0,
-            present: error_code & 1 != 0,
-        },
-        1 => Exit::Exception {
-            vector,
-            error_code: 0,
-            addr: if rflags & FLAG_TF != 0 { DR6_SINGLE_STEP } else { 0 },
-        },
-        _ => Exit::Exception { vector, error_code, addr: 0 },
-    }
-}
-
-fn to_kvm(r: &Registers, rflags: u64) -> kvm_regs {
-    kvm_regs {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags,
-    }
-}
-
-fn from_kvm(to: &mut Registers, r: &kvm_regs) {
-    *to = Registers {
-        rax: r.rax,
-        rbx: r.rbx,
-        rcx: r.rcx,
-        rdx: r.rdx,
-        rsi: r.rsi,
-        rdi: r.rdi,
-        rsp: r.rsp,
-        rbp: r.rbp,
-        r8: r.r8,
-        r9: r.r9,
-        r10: r.r10,
-        r11: r.r11,
-        r12: r.r12,
-        r13: r.r13,
-        r14: r.r14,
-        r15: r.r15,
-        rip: r.rip,
-        rflags: r.rflags,
-        fs_base: to.fs_base,
-        gs_base: to.gs_base,
-    };
 }
