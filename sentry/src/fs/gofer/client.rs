@@ -11,6 +11,8 @@ use caisson_proto::lisafs::{
     XattrName,
 };
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 use super::connection::Connection;
 use crate::errno::{Errno, SysResult};
 
@@ -49,7 +51,8 @@ fn xattr(bytes: &[u8]) -> SysResult<XattrName<'_>> {
 impl Client {
     /// Uses this connection; [`Client::mount`] comes first.
     pub(crate) fn new(socket: OwnedFd) -> SysResult<Client> {
-        rustix::io::ioctl_fionbio(&socket, false).map_err(|errno| Errno::from_host(errno.raw_os_error()))?;
+        let flags = fcntl(&socket, FcntlArg::F_GETFL).map(OFlag::from_bits_retain)?;
+        fcntl(&socket, FcntlArg::F_SETFL(flags.difference(OFlag::O_NONBLOCK)))?;
         Ok(Client { connection: Connection::new(socket) })
     }
 

@@ -7,6 +7,7 @@ use nix::unistd::Whence as HostWhence;
 
 use super::handle::{Handle, Want};
 use super::inode::GoferInode;
+use super::mapping::MappedFile;
 use crate::errno::{Errno, SysResult};
 use crate::io::{IoDst, IoSrc};
 use crate::mm::Mappable;
@@ -74,7 +75,7 @@ impl FileOps for OpenFile {
     }
 
     fn mappable(&self, _file: &File) -> SysResult<Arc<dyn Mappable>> {
-        Ok(self.inode.mapping()?)
+        Ok(Arc::new(MappedFile::new(self.inode.clone())?))
     }
 
     fn fsync(&self, _file: &File, data_only: bool) -> SysResult {

@@ -27,6 +27,10 @@ impl Handle {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.writable
+    }
 }
 
 /// What a descriptor is wanted for.

@@ -16,9 +16,10 @@ use super::client::{self, Found};
 use super::directory::OpenDirectory;
 use super::file::OpenFile;
 use super::handle::{self, Handle, Handles, Want};
-use super::mapping::FileMapping;
 use super::{GoferFs, HostId, Sharing, Urgency};
 use crate::errno::{Errno, SysResult};
+use crate::mm::WindowCache;
+use crate::platform;
 use crate::task::Credentials;
 use crate::vfs::attachments::Attachments;
 use crate::vfs::times::AtimePolicy;
@@ -39,7 +40,9 @@ pub struct GoferInode {
     /// Held by appending writes from finding the end to writing there.
     append: Mutex<()>,
     target: OnceLock<Vec<u8>>,
-    mapping: Mutex<Option<Arc<FileMapping>>>,
+    windows: OnceLock<Arc<WindowCache>>,
+    /// A mapping may be writing: size and times on the host change without us.
+    written: AtomicBool,
     attachments: Attachments,
     /// A name of it has been removed: it may be gone from the host but for us.
     unnamed: AtomicBool,
@@ -67,7 +70,8 @@ impl GoferInode {
             handles: Mutex::default(),
             append: Mutex::new(()),
             target: known,
-            mapping: Mutex::new(None),
+            windows: OnceLock::new(),
+            written: AtomicBool::new(false),
             attachments: Attachments::default(),
             unnamed: AtomicBool::new(false),
         }
@@ -100,10 +104,14 @@ impl GoferInode {
     /// The attributes, from where they are had most cheaply.
     pub(super) fn current(&self) -> SysResult<wire::Attr> {
         let fs = self.fs()?;
-        let writable_mapping = self.mapping.lock().as_ref().is_some_and(|mapping| mapping.is_written());
+        let written = self.written.load(Ordering::Relaxed);
+        if written && self.windows.get().is_none_or(|windows| !windows.mappings().is_mapped()) {
+            // This time still: it may have been written to the last moment.
+            self.written.store(false, Ordering::Relaxed);
+        }
         {
             let cached = self.attr.lock();
-            if cached.usable(&fs) && !writable_mapping {
+            if cached.usable(&fs) && !written {
                 return Ok(cached.attr);
             }
         }
@@ -146,19 +154,25 @@ impl GoferInode {
     /// Closes what only later opens would use.
     pub(super) fn give_up_handles(&self) {
         let handles = std::mem::take(&mut *self.handles.lock());
-        let mapping = self.mapping.lock().take_if(|mapping| Arc::strong_count(mapping) == 1);
-        drop((handles, mapping));
+        drop(handles);
+        if let Some(windows) = self.windows.get() {
+            windows.trim();
+        }
     }
 
     pub(super) fn append_lock(&self) -> &Mutex<()> {
         &self.append
     }
 
-    /// What maps the file's pages.
-    pub(super) fn mapping(&self) -> SysResult<Arc<FileMapping>> {
-        let itself = self.itself.upgrade().ok_or(Errno::EIO)?;
-        let mut mapping = self.mapping.lock();
-        Ok(mapping.get_or_insert_with(|| Arc::new(FileMapping::new(&itself))).clone())
+    /// The windows onto its pages.
+    pub(super) fn windows(&self) -> SysResult<Arc<WindowCache>> {
+        let arena = platform::arena()?;
+        Ok(self.windows.get_or_init(|| WindowCache::new(arena)).clone())
+    }
+
+    /// The guest may write through a mapping from now on.
+    pub(super) fn may_be_written(&self) {
+        self.written.store(true, Ordering::Relaxed);
     }
 
     /// Connects to the host socket that this node stands for.
@@ -183,14 +197,15 @@ impl GoferInode {
     }
 
     fn truncate(&self, size: u64) -> SysResult {
-        let mapping = self.mapping.lock().clone();
-        if let Some(mapping) = mapping {
-            mapping.cut(size);
-        }
         let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
         let handle = self.handle(Want::Write)?;
         self.spoil();
-        Ok(nix::unistd::ftruncate(handle.fd(), length)?)
+        nix::unistd::ftruncate(handle.fd(), length)?;
+        // The host takes its pages back itself; what lies beyond the end in private copies goes here.
+        if let Some(windows) = self.windows.get() {
+            windows.mappings().invalidate_beyond(size);
+        }
+        Ok(())
     }
 }
 
