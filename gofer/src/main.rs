@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! `caisson-gofer --config-fd N`: reads its configuration, confines itself, serves until its connections close.
 
+use std::io::Write;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,8 +28,13 @@ fn main() -> ExitCode {
 }
 
 fn fail(message: &str) -> ExitCode {
-    eprintln!("caisson-gofer: {message}");
+    complain(message);
     ExitCode::FAILURE
+}
+
+/// One line on standard error; nobody reading it is not a reason to fail.
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "caisson-gofer: {message}");
 }
 
 fn run(config_fd: RawFd) -> ExitCode {
@@ -55,7 +61,7 @@ fn serve_all(launch: Launch) -> ExitCode {
         let name = mount.destination.clone();
         let thread = thread::Builder::new().name("connection".to_owned()).spawn(move || {
             if let Err(errno) = serve(&Arc::new(mount.session), mount.socket) {
-                eprintln!("caisson-gofer: mount {}: connection lost: {errno}", mount.destination);
+                complain(&format!("mount {}: connection lost: {errno}", mount.destination));
             }
         });
         match thread {

@@ -384,6 +384,9 @@ pub trait Inode: Any + Send + Sync {
         Err(Errno::EPERM)
     }
 
+    /// A rename has moved, exchanged or replaced one of its names: a file system that caches attributes forgets them.
+    fn names_changed(&self) {}
+
     /// The text of a symbolic link (`readlink`).
     fn readlink(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
         Err(Errno::EINVAL)

@@ -157,6 +157,9 @@ impl Caller<'_> {
         let replaced = target.is_directory() && !exchange;
         let inside = replaced.then(|| target.lock_exclusive());
         old.dir.inode().rename(&old.name, new.dir.inode(), &new.name, flags)?;
+        for touched in [Some(&inode), target.inode()].into_iter().flatten() {
+            touched.names_changed();
+        }
         let recent = &old.dir.mount().superblock().recent;
         if exchange {
             old.dir.dentry().exchanged(child, new.dir.dentry(), target);

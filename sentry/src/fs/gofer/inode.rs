@@ -28,6 +28,9 @@ use crate::vfs::{
     RenameFlags, SetAttr, VfsPath, permission,
 };
 
+/// In blocks of 512 bytes: what a removed file may take that waits for a batch of ids to be closed.
+const MUCH_SPACE: u64 = 2048;
+
 /// A file of the host, known to the gofer by an id.
 pub struct GoferInode {
     fs: Weak<GoferFs>,
@@ -357,17 +360,14 @@ impl Inode for GoferInode {
         let (old, new) = ((self.fd, client::name(name)?), (new_dir.fd, client::name(new_name)?));
         // Whiteouts are an overlay's business, and no overlay lies on a gofer's mount.
         let flags = WireRename::from_bits(flags.bits()).ok_or(Errno::EINVAL)?;
-        // Whose names change: the moved file, and the one that is replaced or exchanged, if they are in use.
-        let touched = [fs.client().look(old.0, old.1), fs.client().look(new.0, new.1)];
         fs.client().rename(old, new, flags)?;
-        for attr in touched.into_iter().flatten() {
-            if let Some(inode) = fs.known(HostId::of(&attr)) {
-                inode.lost_a_name();
-            }
-        }
         self.spoil();
         new_dir.spoil();
         Ok(())
+    }
+
+    fn names_changed(&self) {
+        self.lost_a_name();
     }
 
     fn readlink(&self, _caller: &Caller<'_>) -> SysResult<Vec<u8>> {
@@ -431,10 +431,27 @@ impl GoferInode {
     }
 }
 
+impl GoferInode {
+    /// When the id is to be closed: a removed file that takes much space at once, what is there anyhow some time.
+    fn urgency(&mut self) -> Urgency {
+        if !*self.unnamed.get_mut() {
+            return Urgency::Batch;
+        }
+        let cached = self.attr.get_mut();
+        if let Some(handle) = self.handles.get_mut().get(Want::Read)
+            && cached.read(handle.fd()).is_ok()
+            && (cached.attr.nlink > 0 || cached.attr.blocks < MUCH_SPACE)
+        {
+            return Urgency::Batch;
+        }
+        if self.kind == FileKind::Regular { Urgency::Now } else { Urgency::Batch }
+    }
+}
+
 impl Drop for GoferInode {
     fn drop(&mut self) {
+        let urgency = self.urgency();
         if let Some(fs) = self.fs.upgrade() {
-            let urgency = if *self.unnamed.get_mut() { Urgency::Now } else { Urgency::Batch };
             fs.forget(self.id, self.fd, urgency);
         }
     }

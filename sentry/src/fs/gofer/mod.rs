@@ -13,7 +13,7 @@
 //!
 //! A gofer that is gone makes every operation fail with `EIO`, and nothing wait ([`connection`]).
 //!
-//! Lock order: an inode's `append` lock, its handles, its attributes; the file system's inode table, list of idle handles
+//! Lock order: an inode's `append` lock, its handles, its attributes, its windows; the file system's inode table, list of idle handles
 //! and list of ids to close are leaves. No lock but `append` and the connection's own is held while a message is under way.
 //!
 //! Not there yet: locks (`flock`, `fcntl`) are the sentry's and not seen by other users of a shared directory; `inotify` does
@@ -157,11 +157,6 @@ impl GoferFs {
         known.learn(attr);
         self.close_later(fd);
         known
-    }
-
-    /// The known inode for a host file, if there is one.
-    pub(crate) fn known(&self, id: HostId) -> Option<Arc<GoferInode>> {
-        self.inodes.lock().get(&id).and_then(Weak::upgrade)
     }
 
     /// An inode is gone: its entry goes, unless the file has got a new one meanwhile, and its id is closed.
