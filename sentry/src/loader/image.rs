@@ -72,13 +72,18 @@ pub fn map(mm: &Arc<Mm>, file: &Arc<File>, header: &Header, place: Place) -> Sys
     })
 }
 
-/// Finds room for a relocatable program. The room is reserved and given back, which is safe: nobody else has this `Mm` yet.
+/// Finds room for a program. The room is reserved and given back, which is safe: nobody else has this `Mm` yet.
 fn bias(mm: &Mm, header: &Header, place: Place) -> SysResult<u64> {
-    if header.kind == Kind::Fixed {
-        return Ok(0);
-    }
     let (start, end) = header.span();
     let len = page_up(end)?.checked_sub(start).ok_or(Errno::ENOEXEC)?;
+    if header.kind == Kind::Fixed {
+        // Fixed addresses that collide with what is there already (the program, for an interpreter) are a defect.
+        let flags = MapFlags::FIXED_NOREPLACE;
+        mm.mmap(MapRequest { addr: start, len, prot: Prot::empty(), flags, backing: None })
+            .map_err(|error| if error == Errno::EEXIST { Errno::ENOEXEC } else { error })?;
+        mm.munmap(start, len)?;
+        return Ok(0);
+    }
     let slack = header.align.saturating_sub(PAGE_SIZE);
     let room = len.checked_add(slack).ok_or(Errno::ENOMEM)?;
     let hint = if place == Place::Program { mm.layout().pie_base } else { 0 };
@@ -123,12 +128,10 @@ fn map_segment(mm: &Arc<Mm>, file: &Arc<File>, segment: &Segment, bias: u64) -> 
     Ok(())
 }
 
+/// Maps one segment, over the last page of the one before if they share it.
 fn fixed(mm: &Mm, start: u64, end: u64, prot: Prot, backing: Option<MapBacking>) -> SysResult {
     let len = end.saturating_sub(start);
-    // A program whose fixed addresses collide with what is there already is broken, not to be made room for.
-    let flags = MapFlags::FIXED_NOREPLACE;
-    let request = MapRequest { addr: start, len, prot, flags, backing };
-    mm.mmap(request).map(drop).map_err(|error| if error == Errno::EEXIST { Errno::ENOEXEC } else { error })
+    mm.mmap(MapRequest { addr: start, len, prot, flags: MapFlags::FIXED, backing }).map(drop)
 }
 
 /// Zeroes the part of the last page that the file does not fill.

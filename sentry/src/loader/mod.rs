@@ -13,6 +13,8 @@ pub mod elf;
 pub mod image;
 pub mod script;
 pub mod stack;
+#[cfg(test)]
+mod tests;
 pub mod vdso;
 
 use std::sync::Arc;
