@@ -133,7 +133,7 @@ fn main() -> ExitCode {
             root,
             root_source: b"tmpfs".to_vec(),
             root_flags: MountFlags::empty(),
-            mounts: vec![mount("/dev", "tmpfs")],
+            mounts: vec![mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs")],
             devices: Vec::new(),
             masked: Vec::new(),
             read_only: Vec::new(),

@@ -61,6 +61,7 @@ impl Kernel {
                 caller: &caller,
                 start: caller.cwd().clone(),
                 path: path.clone(),
+                shown: path.clone(),
                 flags: WalkFlags::FOLLOW,
                 argv: spec.args,
                 envp: spec.env,

@@ -40,6 +40,8 @@ pub struct Program<'a> {
     pub start: VfsPath,
     /// The path given to `execve`.
     pub path: Vec<u8>,
+    /// How the program is told of that path: the same, or below `/dev/fd` for `execveat` (`AT_EXECFN`, a script's name).
+    pub shown: Vec<u8>,
     /// How to look at its last component (`AT_SYMLINK_NOFOLLOW`, `AT_EMPTY_PATH`).
     pub flags: WalkFlags,
     /// `argv`
@@ -89,7 +91,7 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
     let limits = memory_limits(program.rlimits, &gained.credentials);
     let mut entropy = Entropy::from_host();
     let layout = Layout::new(&mut entropy, limits.stack, program.randomize);
-    stack::check_limits(&found.args, &program.envp, &program.path, limits.stack)?;
+    stack::check_limits(&found.args, &program.envp, &program.shown, limits.stack)?;
     let interpreter = match found.header.interpreter(&found.executable.file)? {
         Some(path) => {
             let Executable { file, .. } =
@@ -105,6 +107,11 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
     let file = &found.executable.file;
     let readable = file.inode().permission(&gained.credentials, crate::vfs::Access::READ).is_ok();
     let Executable { file, deny } = found.executable;
+    let comm = match program.path.rsplit(|&byte| byte == b'/').next() {
+        Some(name) if !name.is_empty() => name.to_vec(),
+        // An open file: the name it was opened by.
+        _ => file.path().map(|path| path.dentry().place().1.to_vec()).unwrap_or_default(),
+    };
     mm.update_image(|image| {
         image.exe = Some(file);
         image.deny_write = Some(deny);
@@ -112,7 +119,7 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
     Ok(LoadedImage {
         mm,
         registers: Registers { rip: entry, rsp: stack_pointer, rflags: 0x202, ..Registers::default() },
-        comm: program.path.rsplit(|&byte| byte == b'/').next().unwrap_or_default().to_vec(),
+        comm,
         dumpable: readable && !gained.secure,
         secure: gained.secure,
         credentials: Arc::new(gained.credentials),
@@ -150,7 +157,7 @@ fn fill(
     let content = stack::Content {
         args: &found.args,
         env: &program.envp,
-        asked: &program.path,
+        asked: &program.shown,
         executable: found.header.executable_stack,
     };
     let built = stack::build(mm, &content, &auxv, &gained.credentials)?;
@@ -175,7 +182,7 @@ fn resolve(program: &Program<'_>) -> SysResult<Resolved> {
         // Linux 5.18 and later: a program always has a name.
         args.push(Vec::new());
     }
-    let mut path = program.path.clone();
+    let mut path = program.shown.clone();
     for _ in 0..=MAX_SCRIPTS {
         let mut head = [0; script::HEAD];
         let len = read_at(&executable.file, 0, &mut head)?;

@@ -132,7 +132,9 @@ pub(super) fn extensible<const N: usize>(mm: &Mm, addr: u64, size: u64, least: u
 /// `execve(2)`
 pub fn execve(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let start = ctx.task.fs().places().cwd.clone();
-    run_program(ctx, start, args.raw(0), (args.raw(1), args.raw(2)), WalkFlags::FOLLOW)
+    let path = read_path(ctx, args.raw(0))?;
+    let names = Names { shown: path.clone(), path };
+    run_program(ctx, start, names, (args.raw(1), args.raw(2)), WalkFlags::FOLLOW)
 }
 
 /// `execveat(2)`
@@ -144,24 +146,39 @@ pub fn execveat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let mut walk = WalkFlags::FOLLOW;
     walk.set(WalkFlags::FOLLOW, flags & linux::AT_SYMLINK_NOFOLLOW == 0);
     walk.set(WalkFlags::EMPTY_PATH, flags & linux::AT_EMPTY_PATH != 0);
-    let start = if args.int(0) == linux::AT_FDCWD {
-        ctx.task.fs().places().cwd.clone()
+    let path = read_path(ctx, args.raw(1))?;
+    let (start, shown) = if args.int(0) == linux::AT_FDCWD || path.first() == Some(&b'/') {
+        (ctx.task.fs().places().cwd.clone(), path.clone())
     } else {
         let file = ctx.task.file(args.raw(0))?;
-        crate::vfs::internal::place_of(&file)
+        let mut shown = format!("/dev/fd/{}", args.int(0)).into_bytes();
+        if !path.is_empty() {
+            shown.push(b'/');
+            shown.extend_from_slice(&path);
+        }
+        (crate::vfs::internal::place_of(&file), shown)
     };
-    run_program(ctx, start, args.raw(1), (args.raw(2), args.raw(3)), walk)
+    run_program(ctx, start, Names { path, shown }, (args.raw(2), args.raw(3)), walk)
+}
+
+/// A program's path, and how it is shown to it.
+struct Names {
+    path: Vec<u8>,
+    shown: Vec<u8>,
+}
+
+fn read_path(ctx: &SyscallContext<'_>, addr: u64) -> SysResult<Vec<u8>> {
+    ctx.task.mm().read_c_string(addr, linux::PATH_MAX as usize)
 }
 
 fn run_program(
     ctx: &mut SyscallContext<'_>,
     start: VfsPath,
-    path: u64,
+    names: Names,
     (argv, envp): (u64, u64),
     flags: WalkFlags,
 ) -> SysResult<usize> {
     let mm = ctx.task.mm();
-    let path = mm.read_c_string(path, linux::PATH_MAX as usize)?;
     let mut room = MAX_ARGS;
     let mut argv = read_strings(&mm, argv, &mut room)?;
     let envp = read_strings(&mm, envp, &mut room)?;
@@ -173,7 +190,8 @@ fn run_program(
     let program = Program {
         caller: &Caller::of(ctx.task),
         start,
-        path,
+        path: names.path,
+        shown: names.shown,
         flags,
         argv,
         envp,
