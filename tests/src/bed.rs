@@ -112,6 +112,8 @@ impl Bed {
                     for part in ["bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"] {
                         std::fs::create_dir_all(root.join(part)).ok();
                     }
+                    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").ok();
+                    std::fs::write(root.join("etc/group"), "root:x:0:\n").ok();
                     Command::new("cp").arg("/bin/busybox").arg(root.join("bin/busybox")).ok();
                     for applet in Command::new("/bin/busybox")
                         .arg("--list")
