@@ -95,7 +95,7 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
     let interpreter = match found.header.interpreter(&found.executable.file)? {
         Some(path) => {
             let Executable { file, .. } =
-                open(program.caller, program.caller.cwd(), &path, WalkFlags::empty())?;
+                open(program.caller, program.caller.cwd(), &path, WalkFlags::FOLLOW)?;
             let header = elf::Header::of_interpreter(&file)?;
             Some((file, header))
         }
@@ -197,7 +197,7 @@ fn resolve(program: &Program<'_>) -> SysResult<Resolved> {
         new.push(path);
         new.extend_from_slice(rest);
         args = new;
-        executable = open(program.caller, program.caller.cwd(), &line.interpreter, WalkFlags::empty())?;
+        executable = open(program.caller, program.caller.cwd(), &line.interpreter, WalkFlags::FOLLOW)?;
         path = line.interpreter;
     }
     Err(Errno::ELOOP)
