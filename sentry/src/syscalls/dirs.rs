@@ -7,7 +7,7 @@ use super::path_args::{self, open_file, path};
 use crate::errno::{Errno, SysResult};
 use crate::task::{Capability, SyscallContext};
 use crate::vfs::walk::PATH_MAX;
-use crate::vfs::{Access, DirEntry, DirSink, FileType, VfsPath, WalkFlags, times};
+use crate::vfs::{Access, DirEntry, DirSink, FileType, VfsPath, WalkFlags, notify, times};
 
 /// Bytes before the name in `struct linux_dirent64`.
 const HEADER64: usize = std::mem::offset_of!(linux::linux_dirent64, d_name);
@@ -83,6 +83,7 @@ fn read_directory(ctx: &SyscallContext<'_>, args: &Args, record: Record) -> SysR
     })?;
     if let Some(path) = file.path() {
         times::accessed(path);
+        notify::accessed_by_name(path.dentry(), linux::IN_ACCESS);
     }
     if collector.too_small { Err(Errno::EINVAL) } else { Ok(collector.bytes.len()) }
 }

@@ -267,6 +267,10 @@ fn describe_conflict(conflict: Option<Record>, asked: Flock) -> Flock {
 /// `flock(int fd, int operation)`
 pub fn flock(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let operation = args.uint(1);
+    if operation & linux::LOCK_MAND != 0 {
+        // Mandatory locks: gone from Linux, which accepts them and does nothing.
+        return Ok(0);
+    }
     let mode = match operation & !linux::LOCK_NB {
         linux::LOCK_SH => Some(Mode::Shared),
         linux::LOCK_EX => Some(Mode::Exclusive),

@@ -9,7 +9,7 @@ use super::pipes::install;
 use crate::errno::{Errno, SysResult};
 use crate::task::{Resource, SyscallContext};
 use crate::vfs::open::open as open_path;
-use crate::vfs::{Fd, OpenFlags, OpenHow};
+use crate::vfs::{Fd, OpenFlags, OpenHow, WalkFlags};
 
 fn finish_open(ctx: &mut SyscallContext<'_>, arg: &path_args::PathArg, how: &OpenHow) -> SysResult<usize> {
     let file = open_path(ctx, &arg.start, &arg.text, how)?;
@@ -44,7 +44,12 @@ const OPEN_HOW_SIZE: usize = size_of::<linux::open_how>();
 /// `openat2(int dirfd, const char *path, struct open_how *how, size_t size)`
 pub fn openat2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let how = read_open_how(ctx, args.raw(2), args.raw(3))?;
-    let arg = path_at(ctx, &path_args::caller(ctx), args.raw(0), args.raw(1))?;
+    let caller = path_args::caller(ctx);
+    let mut arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    if how.resolve.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
+        // Here an absolute path starts at the descriptor, too.
+        arg.start = path_args::directory(ctx, &caller, args.raw(0))?;
+    }
     finish_open(ctx, &arg, &how)
 }
 
@@ -136,7 +141,8 @@ pub fn memfd_create(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usiz
     let (exec, noexec) = (linux::MFD_EXEC, linux::MFD_NOEXEC_SEAL);
     let huge = linux::MFD_HUGETLB | (linux::MFD_HUGE_MASK << linux::MFD_HUGE_SHIFT);
     let known = linux::MFD_CLOEXEC | linux::MFD_ALLOW_SEALING | exec | noexec | huge;
-    if flags & !known != 0 || flags & (exec | noexec) == exec | noexec {
+    let sized = flags & huge != 0 && flags & linux::MFD_HUGETLB == 0;
+    if flags & !known != 0 || sized || flags & (exec | noexec) == exec | noexec {
         return Err(Errno::EINVAL);
     }
     // NAME_MAX less the prefix `memfd:`, and the NUL.

@@ -14,7 +14,7 @@ use crate::io::IoSrc;
 use crate::mm::UserIo;
 use crate::task::signal::{SigInfo, Signal};
 use crate::task::{Resource, SyscallContext, block};
-use crate::vfs::attributes::clear_set_id;
+use crate::vfs::attributes::{MAX_SIZE, clear_set_id};
 use crate::vfs::{File, FileType, OpenFlags, Whence, notify, times};
 use crate::wait::PollEvents;
 
@@ -57,7 +57,16 @@ enum At {
     Offset(u64),
 }
 
+/// `EINVAL` for a transfer that would go beyond the largest offset.
+fn check_end(at: At, io: &UserIo) -> SysResult {
+    let At::Offset(offset) = at else { return Ok(()) };
+    let len: u64 = io.ranges.iter().map(|(_, len)| *len as u64).sum();
+    let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE);
+    end.map(drop).ok_or(Errno::EINVAL)
+}
+
 fn read_into(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut dst: UserIo, at: At) -> SysResult<usize> {
+    check_end(at, &dst)?;
     let done = blocking(ctx, file, PollEvents::READABLE, |_| match at {
         At::Position => file.read(&mut dst),
         At::Offset(offset) => file.read_at(&mut dst, offset),
@@ -152,6 +161,7 @@ fn write_once(ctx: &SyscallContext<'_>, file: &Arc<File>, src: &mut dyn IoSrc, a
 
 /// Writes all of `src` that can be written, waiting where the file wants all of it. `SIGPIPE` goes with `EPIPE`.
 fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, at: At) -> SysResult<usize> {
+    check_end(at, &src)?;
     let mut total: usize = 0;
     let result = loop {
         let result = blocking(ctx, file, PollEvents::WRITABLE, |ctx| write_once(ctx, file, &mut src, at));

@@ -148,6 +148,9 @@ pub fn sendfile(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let input = readable(open_file(ctx, args.raw(1))?)?;
     let output = writable(open_file(ctx, args.raw(0))?)?;
     let mut cursor = Cursor::read(ctx, args.raw(2))?;
+    if i64::try_from(args.raw(3)).is_err() {
+        return Err(Errno::EINVAL);
+    }
     if !input.ops().seekable() {
         return Err(if matches!(cursor, Cursor::Guest { .. }) { Errno::ESPIPE } else { Errno::EINVAL });
     }

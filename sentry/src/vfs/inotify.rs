@@ -13,7 +13,7 @@ use linux_raw_sys::general as linux;
 use parking_lot::Mutex;
 
 use super::dentry::Dentry;
-use super::file::{File, FileOps};
+use super::file::{File, FileOps, Whence};
 use super::inode::Inode;
 use super::notify::{Event, Watch};
 use super::path::VfsPath;
@@ -237,6 +237,10 @@ impl FileOps for Inotify {
             }
         }
         if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) }
+    }
+
+    fn seek(&self, _file: &File, current: u64, _offset: i64, _whence: Whence) -> SysResult<u64> {
+        Ok(current)
     }
 
     fn poll(&self, _file: &File) -> PollEvents {

@@ -167,7 +167,7 @@ pub(super) fn name_released(inode: &Arc<dyn Inode>) {
         _ => inode.attr().is_ok_and(|attr| attr.nlink == 0),
     };
     if last {
-        object(inode, linux::IN_DELETE_SELF);
+        tell(&**inode, &Event { mask: linux::IN_DELETE_SELF, cookie: 0, name: None, unlinked: true });
         end(inode);
     }
 }

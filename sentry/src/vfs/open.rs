@@ -59,7 +59,10 @@ impl OpenHow {
         OpenHow::checked(flags, u32::try_from(mode).map_err(|_| Errno::EINVAL)?, resolve)
     }
 
-    fn checked(flags: OpenFlags, mode: u32, resolve: WalkFlags) -> SysResult<OpenHow> {
+    fn checked(mut flags: OpenFlags, mode: u32, resolve: WalkFlags) -> SysResult<OpenHow> {
+        if !flags.contains(OpenFlags::PATH) {
+            flags |= OpenFlags::LARGEFILE;
+        }
         let unnamed = flags.contains(OpenFlags::TMPFILE_BIT);
         if flags.contains(OpenFlags::CREAT | OpenFlags::DIRECTORY) {
             return Err(Errno::EINVAL);
@@ -263,10 +266,10 @@ impl Caller<'_> {
         let truncates = flags.contains(OpenFlags::TRUNC) && file_type == FileType::Regular;
         let kept = access.filter(|_| flags.writable());
         let file = File::with_write_access(ops, inode.clone(), Some(path.clone()), flags, kept);
+        notify::accessed_by_name(path.dentry(), linux::IN_OPEN);
         if truncates {
             self.resize(&path, &*inode, 0)?;
         }
-        notify::accessed_by_name(path.dentry(), linux::IN_OPEN);
         Ok(file)
     }
 

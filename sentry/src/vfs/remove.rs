@@ -59,6 +59,7 @@ impl Caller<'_> {
         removed(&dir, &child);
         drop(exclusive);
         notify::unlinked(&inode);
+        drop(child);
         notify::entry(dir.inode(), &name, &inode, linux::IN_DELETE, 0);
         Ok(())
     }
@@ -88,6 +89,7 @@ impl Caller<'_> {
         drop(inside);
         drop(exclusive);
         notify::unlinked(&inode);
+        drop(child);
         notify::entry(dir.inode(), &name, &inode, linux::IN_DELETE, 0);
         Ok(())
     }

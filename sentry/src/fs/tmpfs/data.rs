@@ -150,14 +150,14 @@ impl FileData {
             *offset = size;
         }
         let mut room = MAX_SIZE.saturating_sub(*offset);
-        if seals.contains(Seals::GROW) {
-            room = size.saturating_sub(*offset);
-            if room == 0 && src.remaining() > 0 {
-                return Err(Errno::EPERM);
-            }
-        }
         if src.remaining() == 0 {
             return Ok(0);
+        }
+        if seals.contains(Seals::GROW) {
+            room = size.saturating_sub(*offset);
+            if room < src.remaining() as u64 {
+                return Err(Errno::EPERM);
+            }
         }
         if room == 0 {
             return Err(Errno::EFBIG);
