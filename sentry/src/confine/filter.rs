@@ -70,6 +70,7 @@ impl When {
             Self::Always => Vec::new(),
             Self::ArgIn(index, values) => values.iter().map(|value| Test::Equal(index, *value)).collect(),
             Self::ArgMasked(index, mask, value) => vec![Test::Masked(index, mask, value)],
+            Self::AnyOf(tests) => tests.to_vec(),
             Self::ArgIsOwnPid(index) => vec![Test::OwnPid(index)],
         }
     }

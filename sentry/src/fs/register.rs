@@ -18,7 +18,7 @@ pub fn register_all(kernel: &Arc<Kernel>) {
     tty::drivers::register(registries, kernel.timers());
     register_proc(kernel);
     register_sysfs(kernel);
-    for (name, magic) in [("cgroup", CGROUP_MAGIC), ("cgroup2", CGROUP2_MAGIC)] {
+    for (name, magic) in [("cgroup", CGROUP_MAGIC), ("cgroup2", CGROUP2_MAGIC), ("mqueue", MQUEUE_MAGIC)] {
         let make = move |_: &MountRequest<'_>| empty(name, magic);
         registries.register_type(name, Arc::new(make));
     }
@@ -26,6 +26,8 @@ pub fn register_all(kernel: &Arc<Kernel>) {
 
 const CGROUP_MAGIC: u64 = linux_raw_sys::general::CGROUP_SUPER_MAGIC as u64;
 const CGROUP2_MAGIC: u64 = linux_raw_sys::general::CGROUP2_SUPER_MAGIC as u64;
+/// `MQUEUE_MAGIC` of `ipc/mqueue.c`, which no header exports.
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
 
 fn upgrade(kernel: &Weak<Kernel>) -> SysResult<Arc<Kernel>> {
     kernel.upgrade().ok_or(Errno::ENODEV)
@@ -47,7 +49,7 @@ fn register_sysfs(kernel: &Arc<Kernel>) {
     kernel.vfs().register_type("sysfs", Arc::new(make));
 }
 
-/// A file system with nothing in it: cgroup hierarchies, which the sandbox does not have inside.
+/// A file system with nothing in it: cgroup hierarchies and message queues, which the sandbox does not have inside.
 fn empty(name: &'static str, magic: u64) -> SysResult<Arc<dyn FileSystem>> {
     let fs = PseudoFs::new(name, magic, Device::new_anonymous());
     fs.set_root(PseudoDir::new(&fs, 0o555, StaticDir::new()));

@@ -213,9 +213,16 @@ impl Sandbox {
         let mut fds: Vec<BorrowedFd<'_>> = connections.iter().map(AsFd::as_fd).collect();
         message.stdio = Some(streams.describe(&mut fds));
         let request = Request::CreateContainer(wire::CreateContainer { container: Some(message) });
-        match sentry.client.ask(request, &fds).await? {
-            Reply::Created(_) => {}
-            _ => return Err(ControlError::WrongReply.into()),
+        match sentry.client.ask(request, &fds).await {
+            Ok(Reply::Created(_)) => {}
+            Ok(_) => return Err(ControlError::WrongReply.into()),
+            Err(ControlError::Gone(_)) => {
+                sentry.process.kill();
+                let how = sentry.process.wait().await;
+                let text = format!("the sentry ended with {how} while it created the container; see its log");
+                return Err(Failure::new(Kind::Unavailable, text));
+            }
+            Err(error) => return Err(error.into()),
         }
         // What containerd calls the pid is a process of the host: the sentry.
         let pid = u32::try_from(sentry.process.pid().as_raw()).unwrap_or(0);
