@@ -68,11 +68,8 @@ pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, status: ExitS
 
 /// The thread no longer counts for a stop that is under way.
 fn leave_stop(task: &Arc<Task>, group: &Arc<ThreadGroup>) {
-    if task.work().contains(Work::STOP) {
-        task.clear_work(Work::STOP);
-        if let Some(event) = group.count_stopped() {
-            group.notify_parent(event);
-        }
+    if let Some(event) = group.count_stopped(task) {
+        group.notify_parent(event);
     }
 }
 

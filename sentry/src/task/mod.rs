@@ -341,7 +341,7 @@ impl Task {
     pub fn kick(&self, work: Work) {
         let before = self.work.fetch_or(work.bits(), Ordering::AcqRel);
         self.waiter.interrupt();
-        if work.intersects(Work::KILL | Work::FREEZE) {
+        if work.intersects(Work::KILL | Work::FREEZE | Work::STOP) {
             // Gets it out of waits that signals do not end.
             self.waiter.notify();
         }

@@ -28,9 +28,14 @@ impl ThreadGroup {
         }
     }
 
-    /// One thread fewer that a stop waits for. Returns what to tell the parent.
-    pub(super) fn count_stopped(self: &Arc<Self>) -> Option<ParentEvent> {
+    /// One thread fewer that a stop waits for, if it still waits for this one. Returns what to tell the parent.
+    pub(super) fn count_stopped(self: &Arc<Self>, task: &Task) -> Option<ParentEvent> {
         let mut signals = self.lock_signals();
+        // Set and cleared under this lock: each stop counts each thread once, also one that still stands from the last.
+        if !task.work().contains(Work::STOP) {
+            return None;
+        }
+        task.clear_work(Work::STOP);
         let StopState::Stopping { signal, remaining } = &mut signals.stop else { return None };
         *remaining = remaining.saturating_sub(1);
         if *remaining > 0 {
@@ -46,15 +51,10 @@ impl ThreadGroup {
 impl Task {
     /// Takes part in its process's stop: returns when it is continued or killed.
     pub(super) fn stand_stopped(self: &Arc<Self>) {
-        self.clear_work(Work::STOP);
         let group = self.thread_group();
-        let stopping = !matches!(group.lock_signals().stop, StopState::Running);
-        if stopping && let Some(event) = group.count_stopped() {
-            group.notify_parent(event);
-        }
-        loop {
-            if self.is_killed() {
-                break;
+        while !self.is_killed() {
+            if let Some(event) = group.count_stopped(self) {
+                group.notify_parent(event);
             }
             if group.lock_signals().stop == StopState::Running {
                 break;

@@ -215,7 +215,7 @@ pub(crate) fn pop(ctx: &mut SyscallContext<'_>) -> SysResult {
     let selectors = next();
     let (_error, _vector, _old_mask, _address) = (next(), next(), next(), next());
     let fpu_at = next();
-    let mask = words.last().unwrap_or(0);
+    let mask = words.next_back().unwrap_or(0);
     check_selectors(selectors, uc_flags)?;
     if r.rip >= GVA_END {
         return Err(Errno::EFAULT);
