@@ -11,6 +11,7 @@ use linux_raw_sys::ioctl as linux_ioctl;
 use crate::errno::{Errno, SysResult};
 use crate::fs::random;
 use crate::io::{IoDst, IoSrc};
+use crate::mm::{AnonymousObject, Mappable, MappingIdentity};
 use crate::task::SyscallContext;
 use crate::vfs::special::DeviceOpen;
 use crate::vfs::{Device, File, FileOps, SpecialFiles, Whence};
@@ -122,6 +123,17 @@ impl FileOps for MemoryDevice {
             linux_ioctl::RNDADDENTROPY | linux_ioctl::RNDRESEEDCRNG => Err(Errno::EPERM),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    fn mappable(&self, _: &File) -> SysResult<Arc<dyn Mappable>> {
+        /// As good as endless: any offset can be mapped, and pages come as they are touched.
+        const ENDLESS: u64 = 1 << 62;
+        if self.memory != Memory::Zero {
+            return Err(Errno::ENODEV);
+        }
+        // Each mapping of /dev/zero is zeroes of its own, which only fork shares.
+        let identity = MappingIdentity { name: b"/dev/zero".to_vec(), ..Default::default() };
+        Ok(AnonymousObject::new(crate::platform::arena()?, ENDLESS, identity))
     }
 
     fn fsync(&self, _: &File, _: bool) -> SysResult {

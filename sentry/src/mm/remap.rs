@@ -212,7 +212,7 @@ fn check(addr: u64, old_len: u64, new_len: u64, flags: RemapFlags, new_addr: u64
     }
     let end = addr.checked_add(old_len).filter(|end| *end <= GVA_END).ok_or(Errno::EFAULT)?;
     if new_len > GVA_END {
-        return Err(Errno::ENOMEM);
+        return Err(Errno::EINVAL);
     }
     let target = flags.contains(RemapFlags::FIXED).then_some(new_addr);
     if let Some(target) = target {

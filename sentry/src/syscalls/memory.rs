@@ -14,6 +14,7 @@ use crate::mm::{
 };
 use crate::platform::PAGE_SIZE;
 use crate::task::{Capability, Resource, SyscallContext, Task};
+use crate::vfs::OpenFlags;
 use crate::vfs::mount::MountFlags;
 
 /// The limits a task's memory calls obey now.
@@ -79,6 +80,13 @@ pub fn mmap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         None => None,
         Some(file) => {
             let open = file.flags();
+            if open.contains(OpenFlags::PATH) {
+                return Err(Errno::EBADF);
+            }
+            // The largest file there can be.
+            if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
+                return Err(Errno::EOVERFLOW);
+            }
             if !open.readable() || (shared && prot.contains(Prot::WRITE) && !open.writable()) {
                 return Err(Errno::EACCES);
             }
