@@ -294,8 +294,8 @@ fn restrict(entry: u64, keep: Perms) -> u64 {
     kept
 }
 
-/// Makes KVM drop its translations to guest-physical ranges, by MMU notifiers that change nothing for anybody else:
-/// anonymous memory becomes executable for the host for a moment (never unwritable), file mappings drop the host's own
+/// Makes KVM drop its translations to guest-physical ranges, by MMU notifiers: frames become read-only for the host for a
+/// moment (which other users of the arena bear, see [`crate::arena`]'s toggles), file mappings drop the host's own
 /// page-table entries. If the host forbids either, everything is flushed.
 fn drop_translations(machine: &Machine, ranges: &mut Vec<Range<u64>>) -> Result<(), Error> {
     ranges.sort_unstable_by_key(|range| range.start);
@@ -333,8 +333,5 @@ fn notify(machine: &Machine, range: &Range<u64>) -> bool {
     if Gpa(range.end) > arena.window_start() {
         return false;
     }
-    let normal = libc::PROT_READ | libc::PROT_WRITE;
-    let toggled = memory.protect(offset, bytes, normal | libc::PROT_EXEC).is_ok();
-    // Also after a failure half way: the range must end up as it was.
-    memory.protect(offset, bytes, normal).is_ok() && toggled
+    arena.toggle_writable(offset, bytes)
 }

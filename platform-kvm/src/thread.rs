@@ -77,6 +77,7 @@ impl GuestThread {
         }
         let Some(vcpu) = seat.vcpu.as_mut() else { return Ok(None) };
         let gate = &slot.gate;
+        let moment = self.machine.arena().moment();
         gate.enter(vcpu.immediate_exit());
         if gate.take_kick() {
             gate.leave();
@@ -88,6 +89,8 @@ impl GuestThread {
         gate.leave();
         match result? {
             Some(Exit::Interrupted) => Ok(gate.take_kick().then_some(Exit::Interrupted)),
+            // Another thread's revocation had the frame read-only just then.
+            Some(Exit::HostFault) if self.machine.arena().was_toggled(moment) => Ok(None),
             other => Ok(other),
         }
     }

@@ -30,9 +30,11 @@ impl Arena {
     /// [`Fault`] with the number of bytes copied.
     pub fn write(&self, gpa: Gpa, buf: &[u8]) -> Result<(), Fault> {
         let to = self.pointer(gpa, buf.len()).ok_or(NOTHING)?;
-        // SAFETY: as in `read`, in the other direction.
-        let left = unsafe { fault::copy(to, buf.as_ptr(), buf.len()) };
-        transferred(buf.len(), left)
+        self.toggles.in_pieces(buf.len(), |done| {
+            let rest = buf.get(done..).unwrap_or_default();
+            // SAFETY: as in `read`, in the other direction; `done` bytes into a range of this length.
+            unsafe { fault::copy(to.wrapping_add(done), rest.as_ptr(), rest.len()) }
+        })
     }
 
     /// Fills guest memory with zeroes.
@@ -41,9 +43,8 @@ impl Arena {
     /// [`Fault`] with the number of bytes cleared.
     pub fn zero(&self, gpa: Gpa, len: usize) -> Result<(), Fault> {
         let to = self.pointer(gpa, len).ok_or(NOTHING)?;
-        // SAFETY: `to` covers arena memory of this length; the handler was installed by `Arena::new`.
-        let left = unsafe { fault::zero(to, len) };
-        transferred(len, left)
+        // SAFETY: `to` covers arena memory of this length, of which `done` bytes are done; the handler was installed by `Arena::new`.
+        self.toggles.in_pieces(len, |done| unsafe { fault::zero(to.wrapping_add(done), len - done) })
     }
 
     /// Copies between two places of guest memory that do not overlap.
@@ -53,9 +54,12 @@ impl Arena {
     pub fn copy(&self, from: Gpa, to: Gpa, len: usize) -> Result<(), Fault> {
         let from = self.pointer(from, len).ok_or(NOTHING)?;
         let to = self.pointer(to, len).ok_or(NOTHING)?;
-        // SAFETY: both ranges are arena memory of this length; should they overlap, the bytes are merely not what was meant.
-        let left = unsafe { fault::copy(to, from, len) };
-        transferred(len, left)
+        self.toggles.in_pieces(len, |done| {
+            let (to, from) = (to.wrapping_add(done), from.wrapping_add(done));
+            // SAFETY: both ranges are arena memory of this length, of which `done` bytes are done; should they overlap, the
+            // bytes are merely not what was meant.
+            unsafe { fault::copy(to, from, len - done) }
+        })
     }
 
     /// Atomically loads the word at a 4-byte aligned address.
@@ -75,7 +79,8 @@ impl Arena {
     pub fn atomic_compare_exchange_u32(&self, gpa: Gpa, current: u32, new: u32) -> Result<u32, Fault> {
         let word = self.word(gpa)?;
         // SAFETY: `word` is an aligned word of the arena.
-        unsafe { fault::compare_exchange32(word, current, new) }.ok_or(NOTHING)
+        let exchange = || unsafe { fault::compare_exchange32(word, current, new) }.ok_or(NOTHING);
+        self.toggles.despite(exchange, |_| true)
     }
 
     /// Atomically applies `update` to the word and returns what was there before. `update` may be called several times.
@@ -110,13 +115,16 @@ impl Arena {
         let (list, count) = self.io_vectors(segments)?;
         let position = position(offset)?;
         let fd = fd.as_raw_fd();
-        let done = match position {
-            // SAFETY: every vector lies in the arena, where the host may write anything; missing pages give EFAULT.
-            Some(at) => unsafe { libc::preadv(fd, list.as_ptr(), count, at) },
-            // SAFETY: as above.
-            None => unsafe { libc::readv(fd, list.as_ptr(), count) },
+        let transfer = || {
+            let done = match position {
+                // SAFETY: every vector lies in the arena, where the host may write anything; missing pages give EFAULT.
+                Some(at) => unsafe { libc::preadv(fd, list.as_ptr(), count, at) },
+                // SAFETY: as above.
+                None => unsafe { libc::readv(fd, list.as_ptr(), count) },
+            };
+            usize::try_from(done).map_err(|_| io::Error::last_os_error())
         };
-        usize::try_from(done).map_err(|_| io::Error::last_os_error())
+        self.toggles.despite(transfer, |error| error.raw_os_error() == Some(libc::EFAULT))
     }
 
     /// Writes to a host file straight from guest memory; `None` uses and moves the file's own position. May be short after

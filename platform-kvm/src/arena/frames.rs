@@ -13,6 +13,7 @@
 
 use super::free_runs::FreeRuns;
 use super::reservation::Reservation;
+use super::toggles::Toggles;
 use super::{Alignment, Frame, FrameRange, PAGE_SIZE};
 use crate::error::{Error, OutOfMemory};
 use parking_lot::Mutex;
@@ -31,6 +32,7 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Frames {
     memory: Reservation,
+    toggles: &'static Toggles,
     /// First frame of the huge half; a multiple of `BLOCK`.
     huge_first: u32,
     total: u32,
@@ -91,7 +93,12 @@ fn out_of_table(index: u32) -> ! {
 
 impl Frames {
     /// `memory` starts with the anonymous zone of `total` frames, a multiple of two blocks.
-    pub(super) fn new(memory: Reservation, total: u32, max: u32) -> Result<Frames, Error> {
+    pub(super) fn new(
+        memory: Reservation,
+        toggles: &'static Toggles,
+        total: u32,
+        max: u32,
+    ) -> Result<Frames, Error> {
         let blocks = total / BLOCK;
         let small_blocks = blocks / 2;
         let lists = Lists {
@@ -113,6 +120,7 @@ impl Frames {
         let _ = memory.advise(split, end - split, libc::MADV_HUGEPAGE);
         Ok(Frames {
             memory,
+            toggles,
             huge_first,
             total,
             max: max.min(total),
@@ -150,8 +158,10 @@ impl Frames {
             return Err(OutOfMemory);
         };
         let range = FrameRange { first: Frame(first), count };
-        if is_dirty {
-            self.clear(range);
+        if is_dirty && !self.clear(range) {
+            // Not to be had clean: the frames are lost rather than handed out with somebody's bytes.
+            self.in_use.fetch_sub(count, Ordering::Relaxed);
+            return Err(OutOfMemory);
         }
         for frame in first..first + count {
             self.counts.at(frame).store(1, Ordering::Release);
@@ -180,12 +190,16 @@ impl Frames {
         Some((first, false))
     }
 
-    fn clear(&self, range: FrameRange) {
+    /// Clears frames that nobody uses; says whether it could.
+    fn clear(&self, range: FrameRange) -> bool {
         let len = range.count as usize * PAGE_SIZE as usize;
-        if let Some(pointer) = self.memory.checked(range.first.0 as usize * PAGE_SIZE as usize, len) {
-            // SAFETY: the frames are in the arena and belong to nobody yet; the handler was installed by `Arena::new`.
-            unsafe { crate::fault::zero(pointer, len) };
-        }
+        let Some(pointer) = self.memory.checked(range.first.0 as usize * PAGE_SIZE as usize, len) else {
+            return false;
+        };
+        // SAFETY: the frames are in the arena and belong to nobody yet, `done` of their bytes are done; the handler was
+        // installed by `Arena::new`.
+        let piece = |done: usize| unsafe { crate::fault::zero(pointer.wrapping_add(done), len - done) };
+        self.toggles.in_pieces(len, piece).is_ok()
     }
 
     pub(super) fn retain(&self, range: FrameRange) {
@@ -258,22 +272,19 @@ impl Frames {
         }
         batch.sort_unstable_by_key(|range| range.first);
         let merged = merge(&batch);
-        for range in &merged {
-            self.discard(*range);
-        }
+        let clean = merged.into_iter().filter(|range| self.discard(*range)).collect::<Vec<_>>();
         let mut lists = self.lists.lock();
-        for range in merged {
+        for range in clean {
             lists.give_clean(range, self.huge_first);
         }
     }
 
-    /// Makes frames zero and costless.
-    fn discard(&self, range: FrameRange) {
+    /// Makes frames zero and costless. Frames for which it says no are lost.
+    fn discard(&self, range: FrameRange) -> bool {
         let offset = range.first.0 as usize * PAGE_SIZE as usize;
         let len = range.count as usize * PAGE_SIZE as usize;
-        if self.memory.advise(offset, len, libc::MADV_DONTNEED).is_err() {
-            self.clear(range); // locked memory, for one: keep the promise that free frames are clean
-        }
+        // Locked memory, for one, cannot be discarded.
+        self.memory.advise(offset, len, libc::MADV_DONTNEED).is_ok() || self.clear(range)
     }
 }
 

@@ -16,6 +16,7 @@ mod free_runs;
 pub(crate) mod reservation;
 #[cfg(test)]
 mod tests;
+mod toggles;
 mod windows;
 
 use crate::error::{Error, OutOfMemory};
@@ -23,6 +24,7 @@ use frames::Frames;
 use free_runs::FreeRuns;
 use parking_lot::Mutex;
 use reservation::Reservation;
+use toggles::Toggles;
 use vm_memory::GuestAddress;
 
 /// Bytes in a page, and in a frame.
@@ -99,6 +101,7 @@ pub struct Arena {
     anonymous_bytes: u64,
     frames: Frames,
     windows: Mutex<FreeRuns>,
+    toggles: &'static Toggles,
 }
 
 impl From<Gpa> for GuestAddress {
@@ -128,11 +131,13 @@ impl Arena {
         let memory = Reservation::new(bytes, 2 << 20)?;
         let anonymous_len = usize::try_from(anonymous).map_err(|_| Error::Invalid("address space"))?;
         memory.map_anonymous(0, anonymous_len)?;
+        let toggles: &'static Toggles = Box::leak(Box::default());
         let arena = Arena {
             memory,
             anonymous_bytes: anonymous,
-            frames: Frames::new(memory, total, config.max_frames)?,
+            frames: Frames::new(memory, toggles, total, config.max_frames)?,
             windows: Mutex::new(Arena::all_windows(window)),
+            toggles,
         };
         Ok(Box::leak(Box::new(arena)))
     }

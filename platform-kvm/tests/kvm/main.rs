@@ -53,6 +53,7 @@ const TESTS: &[Test] = &[
     ("replaced_page_while_running", revocation::replaced_page_while_running),
     ("split_and_merge_while_running", revocation::split_and_merge_while_running),
     ("table_pages_are_reused_safely", revocation::table_pages_are_reused_safely),
+    ("writers_never_notice_a_revocation", revocation::writers_never_notice_a_revocation),
     ("two_threads_revoke_at_once", revocation::two_threads_revoke_at_once),
     ("random_mappings_never_show_the_wrong_page", stress::random_mappings_never_show_the_wrong_page),
     ("kicks_of_a_spinning_guest", kicks::kicks_of_a_spinning_guest),

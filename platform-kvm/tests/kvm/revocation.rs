@@ -317,3 +317,49 @@ pub fn two_threads_revoke_at_once() {
         }
     });
 }
+
+/// A page that two spaces share is revoked in one of them, again and again, while the host and a guest thread of the other one
+/// write to it and its neighbours.
+pub fn writers_never_notice_a_revocation() {
+    let lab = Lab::new();
+    lab.load(programs::count());
+    let other = lab.machine.new_address_space().unwrap();
+    let frames = lab.arena.alloc(4, Alignment::Page).unwrap();
+    let gpa = lab.arena.gpa(frames.first);
+    other.map(CODE, lab.space.lookup(CODE).unwrap().0, PAGE, RX).unwrap();
+    other.map(TARGET, gpa, 4 * PAGE, RW).unwrap();
+    let stop = AtomicBool::new(false);
+    let mut thread = lab.thread();
+    let kicker = thread.kicker();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut registers = Registers { rdi: TARGET, ..start() };
+            while !stop.load(Ordering::Acquire) {
+                let exit = thread.run(&mut registers, &other).expect("run");
+                assert_eq!(exit, Exit::Interrupted, "the guest noticed");
+            }
+        });
+        scope.spawn(|| {
+            let word = Gpa(gpa.0 + 2 * PAGE + 64);
+            let zeroes = std::fs::File::open("/dev/zero").expect("/dev/zero");
+            while !stop.load(Ordering::Acquire) {
+                lab.arena.write(Gpa(gpa.0 + PAGE - 8), &[0x77; 16]).expect("write");
+                lab.arena.zero(Gpa(gpa.0 + 2 * PAGE - 32), 64).expect("zero");
+                lab.arena.copy(gpa, Gpa(gpa.0 + 3 * PAGE), PAGE as usize).expect("copy");
+                lab.arena.atomic_fetch_update_u32(word, |n| n.wrapping_add(1)).expect("atomic");
+                let fd = std::os::fd::AsFd::as_fd(&zeroes);
+                let read = lab.arena.pread(fd, &[(Gpa(gpa.0 + 3 * PAGE), 100)], None).expect("pread");
+                assert!(read > 0);
+            }
+        });
+        for _ in 0..scaled(3000, 50) {
+            lab.space.map(TARGET, gpa, 4 * PAGE, RW).unwrap();
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + 4 * PAGE)]).unwrap();
+        }
+        stop.store(true, Ordering::Release);
+        kicker.kick();
+    });
+    assert!(lab.word(gpa) > 0);
+    other.revoke(&[Change::Unmap(TARGET..TARGET + 4 * PAGE)]).unwrap();
+    crate::lab::free(frames);
+}
