@@ -24,6 +24,7 @@ pub mod io;
 pub mod kernel;
 pub mod loader;
 pub mod mm;
+pub mod net;
 pub mod observe;
 pub mod platform;
 pub mod syscalls;

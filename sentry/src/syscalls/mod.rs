@@ -26,6 +26,7 @@ pub mod process;
 pub mod rw;
 pub mod sched;
 pub mod signals;
+pub mod sockets;
 pub mod stat;
 pub mod system;
 pub mod table;
