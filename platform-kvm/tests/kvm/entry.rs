@@ -114,7 +114,10 @@ pub fn every_exception_vector() {
         let mut registers = start();
         let exit = lab.run(&mut registers);
         let Exit::Exception { vector: found, error_code: code, addr } = exit else {
-            panic!("{name}: {exit:?}")
+            // QEMU's emulated CPU does not trap SIMD errors; the program then runs on into zeroes.
+            assert!(name == "simd" && matches!(exit, Exit::PageFault { addr: 1, .. }), "{name}: {exit:?}");
+            println!("       (no #XM on this CPU)");
+            continue;
         };
         if emulated && name == "int 0x80" {
             assert!(found == 13 || found == 6, "{name}: vector {found}");
