@@ -78,8 +78,9 @@ const FCNTLS: &[u64] = &[
     libc::F_GETPIPE_SZ as u64,
 ];
 
-/// Calls that fail with `ENOSYS` instead of killing, because the C library tries them first and knows another way.
-pub const UNSEEN: &[c_long] = &[libc::SYS_clone3];
+/// Calls that fail with `ENOSYS` instead of killing, because the C library tries them and knows another way: `clone3` before
+/// `clone`, and `openat` of `/sys/devices/system/cpu/online` when it counts processors for a new heap.
+pub const UNSEEN: &[c_long] = &[libc::SYS_clone3, libc::SYS_openat];
 
 /// The allow-list.
 #[rustfmt::skip]
@@ -165,6 +166,7 @@ pub const RULES: &[Rule] = &[
 
     // Threads of ours. Guest tasks are threads.
     allow(libc::SYS_clone3, "answered with ENOSYS by the first filter, so that the next line is used"),
+    allow(libc::SYS_openat, "answered with ENOSYS by the first filter"),
     allow_if(libc::SYS_clone, When::ArgMasked(0, libc::CLONE_THREAD as u64, libc::CLONE_THREAD as u64), "starting a thread, never a process"),
     allow(libc::SYS_set_robust_list, "the start of a thread"),
     allow(libc::SYS_rseq, "the same"),
