@@ -38,6 +38,11 @@ pub mod parameter {
 global_asm!(
     ".pushsection .rodata.caisson_vdso, \"a\", @progbits",
     ".balign 64",
+    // Global, because the functions that name them may be inlined into other crates.
+    ".globl caisson_vdso_text",
+    ".hidden caisson_vdso_text",
+    ".globl caisson_vdso_entries",
+    ".hidden caisson_vdso_entries",
     "caisson_vdso_text:",
     // Nanoseconds of clock edi into rax, or a jump to `\\fallback`. Uses rax, rcx, rdx, r8, r9. Keeps rdi, rsi.
     ".macro caisson_vdso_nanoseconds fallback",
