@@ -17,6 +17,7 @@
 //! Unsafe code is confined to [`launch`]'s `spawn` and `child` modules, which clone a process into new namespaces.
 
 pub mod cgroup;
+pub mod cli;
 pub mod control;
 pub mod launch;
 pub mod lifecycle;

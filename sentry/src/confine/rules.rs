@@ -2,7 +2,7 @@
 //!
 //! What is not here kills the process. Absent on purpose: everything that takes a path (`open*`, `stat*`, `mount`, `unlink`, …), makes a
 //! socket that leaves the sandbox (`socket`), runs a program (`execve*`), looks into processes (`ptrace`, `process_vm_*`, `pidfd_*`), makes a
-//! process (`fork`; `clone` only for threads), or maps a file or fresh memory as executable. `clone3` hides its flags in memory, where a filter cannot see
+//! process (`fork`; `clone` only for threads), or makes memory executable. `clone3` hides its flags in memory, where a filter cannot see
 //! them, so it fails with `ENOSYS` ([`UNSEEN`]) and the C library falls back to `clone`.
 
 use libc::c_long;
@@ -60,12 +60,6 @@ const IOCTLS: When = When::AnyOf(&[
     Test::Equal(1, libc::FIONREAD as u64),
 ]);
 const NOT_EXECUTABLE: When = When::ArgMasked(2, libc::PROT_EXEC as u64, 0);
-/// The platform revokes guest pages by setting `PROT_EXEC` on the arena for a moment and taking it back: the one change that makes KVM drop its
-/// mappings and that no other thread of ours can trip over.
-const REVOCATION: When = When::AnyOf(&[
-    Test::Masked(2, libc::PROT_EXEC as u64, 0),
-    Test::Equal(2, (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as u64),
-]);
 const PRCTLS: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64];
 const FCNTLS: &[u64] = &[
     libc::F_DUPFD_CLOEXEC as u64,
@@ -90,7 +84,7 @@ pub const RULES: &[Rule] = &[
 
     // Memory of the guest and of ourselves.
     allow_if(libc::SYS_mmap, NOT_EXECUTABLE, "arena, windows onto donated files, thread stacks, the heap"),
-    allow_if(libc::SYS_mprotect, REVOCATION, "revoking guest pages, guard pages of stacks"),
+    allow_if(libc::SYS_mprotect, NOT_EXECUTABLE, "revoking guest pages, guard pages of stacks"),
     allow(libc::SYS_munmap, "the reverse of mmap"),
     allow(libc::SYS_mremap, "growing large heap blocks"),
     allow(libc::SYS_madvise, "giving guest memory back, huge pages"),

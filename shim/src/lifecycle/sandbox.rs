@@ -56,6 +56,8 @@ pub struct CreateRequest {
     pub id: String,
     /// Its bundle.
     pub bundle: PathBuf,
+    /// Where this runtime keeps its own files about it; may be the bundle.
+    pub directory: PathBuf,
     /// Mounts of its root file system; none when it is a directory already.
     pub rootfs: Vec<RootfsMount>,
     /// Its streams.
@@ -183,12 +185,13 @@ impl Sandbox {
         let terminal =
             request.terminal.unwrap_or(converted.container.process.as_ref().is_some_and(|p| p.terminal));
         let (streams, holds) = opened(request.source, terminal).await?;
-        let resources = Resources::new(&bundle, &converted.cgroup);
+        let directory = request.directory.clone();
+        let resources = Resources::new(&directory, &converted.cgroup);
         self.inner.table.lock().container(&id)?.resources = Some(resources.clone());
         let limits = converted.limits.clone();
         blocking(move || resources.make_cgroup(&limits)).await??;
         let log = self.log()?;
-        let gofer = start_gofer(bundle, &converted, request.rootfs, log);
+        let gofer = start_gofer(directory, &converted, request.rootfs, log);
         // Both take their time to start, so they do it together.
         let (sentry, gofer) = tokio::join!(self.sentry(&converted), gofer);
         let (gofer, connections) = gofer?;

@@ -137,9 +137,11 @@ impl Task for TaskService {
             source: m.source,
             options: m.options,
         };
+        let bundle = bundle_path(Path::new(&r.bundle)).map_err(status)?;
         let request = CreateRequest {
             id: r.id,
-            bundle: bundle_path(Path::new(&r.bundle)).map_err(status)?,
+            directory: bundle.clone(),
+            bundle,
             rootfs: r.rootfs.into_iter().map(mount).collect(),
             source: Source::Names(Names { stdin: r.stdin, stdout: r.stdout, stderr: r.stderr }),
             terminal: Some(r.terminal),
