@@ -3,20 +3,25 @@
 //! Sequences are random but the same in every run. Both sides work in a directory so deep that no path of theirs can leave
 //! the tree upwards.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use caisson_gofer::host::{Host as GoferHost, Mounts};
+use caisson_gofer::{MountOptions, Session};
+use caisson_proto::lisafs::reply::MountFlags as Allows;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags as HostRename};
 use nix::sys::stat::{Mode, SFlag};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::errno::{Errno, SysResult};
+use crate::fs::gofer::{GoferFs, Sharing};
 use crate::fs::tmpfs::{Tmpfs, TmpfsOptions};
 use crate::task::{Capability, Credentials};
 use crate::vfs::{
-    Caller, DirEntry, DirSink, FsContext, Mount, MountFlags, MountNamespace, NodeKind, OpenHow, RenameFlags,
-    Superblock, WalkFlags,
+    Caller, Device, DirEntry, DirSink, FileSystem, FsContext, Mount, MountFlags, MountNamespace, NodeKind,
+    OpenHow, RenameFlags, Superblock, WalkFlags,
 };
 
 /// More levels than links can be followed upwards in one walk.
@@ -65,10 +70,8 @@ struct Host {
 impl Host {
     fn new() -> Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let shm = PathBuf::from("/dev/shm");
-        let parent = if shm.is_dir() { shm } else { std::env::temp_dir() };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let top = parent.join(format!("caisson-differential-{}-{number}", std::process::id()));
+        let top = scratch().join(format!("caisson-differential-{}-{number}", std::process::id()));
         let base = (0..DEPTH).fold(top.clone(), |path, _| path.join("n"));
         std::fs::create_dir_all(&base).unwrap();
         let directory = std::fs::File::open(&base).unwrap();
@@ -130,10 +133,50 @@ impl Drop for Host {
     }
 }
 
+/// Whose files the sandbox's are.
+#[derive(Clone, Copy, Debug)]
+enum Backing {
+    Tmpfs,
+    Gofer(Sharing),
+}
+
 struct Sandbox {
     _namespace: Arc<MountNamespace>,
     fs: Arc<FsContext>,
     caller: Caller<'static>,
+    _served: Option<Served>,
+}
+
+/// A directory of the host and the server for it, which ends with the connection.
+struct Served {
+    _dir: tempfile::TempDir,
+}
+
+fn serve() -> (Served, OwnedFd) {
+    let dir = tempfile::tempdir_in(scratch()).unwrap();
+    let (server, client) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let root = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    let options = MountOptions { flags: Allows::empty(), mounts: Mounts::Stay, objects: 100_000 };
+    let session = Arc::new(Session::new(Arc::new(GoferHost::from_proc().unwrap()), root, options).unwrap());
+    std::thread::spawn(move || caisson_gofer::serve(&session, server));
+    (Served { _dir: dir }, client)
+}
+
+fn file_system(backing: Backing) -> (Arc<dyn FileSystem>, Option<Served>) {
+    match backing {
+        Backing::Tmpfs => (Tmpfs::new(TmpfsOptions::default()).unwrap(), None),
+        Backing::Gofer(sharing) => {
+            let (served, client) = serve();
+            (GoferFs::mount(client, sharing, Device::new_anonymous()).unwrap(), Some(served))
+        }
+    }
+}
+
+/// A place on a tmpfs, if there is one.
+fn scratch() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
+    if shm.is_dir() { shm } else { std::env::temp_dir() }
 }
 
 /// The credentials of this process, or those it has while its file-system ids are `id`.
@@ -150,8 +193,9 @@ impl Sandbox {
         self.caller = Caller::new(credentials(Some(id)), &self.fs, None);
     }
 
-    fn new() -> Sandbox {
-        let superblock = Superblock::new(Tmpfs::new(TmpfsOptions::default()).unwrap(), b"tmpfs").unwrap();
+    fn new(backing: Backing) -> Sandbox {
+        let (fs, served) = file_system(backing);
+        let superblock = Superblock::new(fs, b"files").unwrap();
         let namespace = MountNamespace::new(Mount::new(superblock, MountFlags::empty()));
         let fs = FsContext::new(namespace.root());
         let credentials = credentials(None);
@@ -163,7 +207,7 @@ impl Sandbox {
         let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         nix::sys::stat::umask(umask);
         fs.set_umask(umask.bits());
-        Sandbox { _namespace: namespace, caller: Caller::new(credentials, &fs, None), fs }
+        Sandbox { _namespace: namespace, caller: Caller::new(credentials, &fs, None), fs, _served: served }
     }
 
     fn run(&self, call: &Call) -> SysResult<Answer> {
@@ -362,8 +406,8 @@ enum Users {
 }
 
 /// Runs `calls` random calls on both sides; how many succeeded.
-fn compare(seed: u64, calls: usize, users: Users) -> usize {
-    let (host, mut sandbox) = (Host::new(), Sandbox::new());
+fn compare(seed: u64, calls: usize, backing: Backing, users: Users) -> usize {
+    let (host, mut sandbox) = (Host::new(), Sandbox::new(backing));
     let mut random = Random(seed);
     let mut history: Vec<(u32, Call, Result<Answer, Errno>)> = Vec::new();
     let start = [
@@ -375,6 +419,15 @@ fn compare(seed: u64, calls: usize, users: Users) -> usize {
     ];
     for n in 0..calls {
         let call = start.get(n).cloned().unwrap_or_else(|| random.call());
+        // A gofer makes no unnamed files.
+        let call = match call {
+            Call::Open(path, flags, _)
+                if matches!(backing, Backing::Gofer(_)) && flags & libc::O_TMPFILE == libc::O_TMPFILE =>
+            {
+                Call::List(path)
+            }
+            call => call,
+        };
         let call = if users == Users::Several { without_host_policy(call) } else { call };
         let user =
             if n < start.len() || users == Users::Own { 0 } else { random.pick(&[0, 1000, 1000, 1001]) };
@@ -403,21 +456,33 @@ fn compare(seed: u64, calls: usize, users: Users) -> usize {
     history.iter().filter(|(_, _, answer)| answer.is_ok()).count()
 }
 
-fn compare_many(sequences: u64, users: Users) {
+fn compare_many(sequences: u64, backing: Backing, users: Users) {
+    if users == Users::Several && !nix::unistd::geteuid().is_root() {
+        return;
+    }
     let calls = 120;
-    let succeeded: usize = (0..sequences).map(|seed| compare(seed, calls, users)).sum();
+    let succeeded: usize = (0..sequences).map(|seed| compare(seed, calls, backing, users)).sum();
     let all = sequences as usize * calls;
     assert!(succeeded > all / 6, "only {succeeded} of {all} calls succeeded: the sequences test too little");
 }
 
 #[test]
-fn random_calls_have_the_host_s_results() {
-    compare_many(300, Users::Own);
+fn random_calls_on_tmpfs_have_the_host_s_results() {
+    compare_many(300, Backing::Tmpfs, Users::Own);
 }
 
 #[test]
-fn random_calls_of_several_users_have_the_host_s_results() {
-    if nix::unistd::geteuid().is_root() {
-        compare_many(300, Users::Several);
-    }
+fn random_calls_of_several_users_on_tmpfs_have_the_host_s_results() {
+    compare_many(300, Backing::Tmpfs, Users::Several);
+}
+
+#[test]
+fn random_calls_on_a_gofer_s_files_have_the_host_s_results() {
+    compare_many(60, Backing::Gofer(Sharing::Exclusive), Users::Own);
+    compare_many(60, Backing::Gofer(Sharing::Shared), Users::Own);
+}
+
+#[test]
+fn random_calls_of_several_users_on_a_gofer_s_files_have_the_host_s_results() {
+    compare_many(60, Backing::Gofer(Sharing::Exclusive), Users::Several);
 }

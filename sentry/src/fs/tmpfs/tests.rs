@@ -213,3 +213,41 @@ fn sticky_directories_and_permissions() {
     assert!(path(&alice, "/link").is_ok());
     assert!(alice.unlink(alice.cwd(), b"/hers").is_ok());
 }
+
+/// Nanoseconds per operation, for a look at hot paths: `cargo test --release -- --ignored --nocapture costs`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn costs_of_common_operations() {
+    let (_namespace, caller) = root_of("");
+    caller.mkdir(caller.cwd(), b"/usr", 0o755).unwrap();
+    caller.mkdir(caller.cwd(), b"/usr/bin", 0o755).unwrap();
+    let file = create(&caller, "/usr/bin/python3");
+    file.write(&mut KernelSrc::new(&[7; 1 << 20])).unwrap();
+    let measure = |name: &str, mut act: Box<dyn FnMut() + '_>| {
+        let rounds = 200_000u32;
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            act();
+        }
+        println!("{name:24} {:6} ns", (start.elapsed() / rounds).as_nanos());
+    };
+    measure("walk of 3 components", Box::new(|| drop(path(&caller, "/usr/bin/python3").unwrap())));
+    measure(
+        "walk and attributes",
+        Box::new(|| drop(path(&caller, "/usr/bin/python3").unwrap().inode().attr().unwrap())),
+    );
+    measure("open and close", Box::new(|| drop(open(&caller, "/usr/bin/python3", 0).unwrap())));
+    measure("missing name", Box::new(|| drop(path(&caller, "/usr/bin/nothing").err())));
+    let mut buf = [0; 4096];
+    measure("read 64", Box::new(|| drop(file.read_at(&mut KernelDst::new(&mut buf[..64]), 4096))));
+    measure("read 4096", Box::new(|| drop(file.read_at(&mut KernelDst::new(&mut buf), 4096))));
+    measure("write 4096", Box::new(|| drop(file.write_at(&mut KernelSrc::new(&[1; 4096]), 4096))));
+    measure("accessed", Box::new(|| crate::vfs::times::accessed(file.path().unwrap())));
+    measure(
+        "create and unlink",
+        Box::new(|| {
+            create(&caller, "/usr/new");
+            caller.unlink(caller.cwd(), b"/usr/new").unwrap();
+        }),
+    );
+}
