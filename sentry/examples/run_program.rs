@@ -1,10 +1,10 @@
 //! Runs programs of the host in a container without a shim and a gofer: the quickest way to try the kernel.
 //!
 //! ```text
-//! run_program [--strace] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
+//! run_program [--strace] [--root HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
 //! ```
-//! The root is an empty tmpfs with `/proc`, `/dev`, `/tmp` and copies of the named files and directories at the same
-//! places. Standard streams are passed on; the exit status is the program's, as a shell reports it.
+//! The root is a host directory behind a gofer in this process, or an empty tmpfs, with `/proc`, `/dev`, `/tmp` and copies of the
+//! named files and directories at the same places. Standard streams are passed on; the exit status is the program's, as a shell reports it.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use caisson_platform_kvm::{Arena, ArenaConfig, MachineConfig, open_kvm};
+use caisson_sentry::fs::gofer::{GoferFs, Sharing};
 use caisson_sentry::fs::register::register_all;
 use caisson_sentry::fs::tmpfs::{Tmpfs, TmpfsOptions};
 use caisson_sentry::io::KernelSrc;
@@ -24,7 +25,9 @@ use caisson_sentry::platform::kvm::KvmPlatform;
 use caisson_sentry::task::Credentials;
 use caisson_sentry::vfs::open::OpenHow;
 use caisson_sentry::vfs::plan::{MountPlan, MountSource, PlannedMount};
-use caisson_sentry::vfs::{Caller, Mount, MountFlags, MountNamespace, Superblock};
+use caisson_sentry::vfs::{Caller, Device, FileSystem, Mount, MountFlags, MountNamespace, Superblock};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 struct Silent;
 
@@ -35,6 +38,7 @@ impl ExitListener for Silent {
 #[derive(Default)]
 struct Options {
     strace: bool,
+    root: Option<PathBuf>,
     copies: Vec<PathBuf>,
     command: Vec<String>,
 }
@@ -45,6 +49,7 @@ fn options() -> Options {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--strace" => options.strace = true,
+            "--root" => options.root = args.next().map(PathBuf::from),
             "--dir" | "--file" => options.copies.extend(args.next().map(PathBuf::from)),
             "--" => options.command = args.by_ref().collect(),
             other => panic!("unknown option {other}"),
@@ -86,6 +91,21 @@ fn copy(caller: &Caller<'_>, path: &Path) {
     }
 }
 
+/// The host directory, served by a gofer's thread as the container's own.
+fn gofer(root: &Path) -> Arc<dyn FileSystem> {
+    use caisson_gofer::{MountOptions, Session, host, serve};
+    let (server, client) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .expect("socketpair");
+    let root = rustix::fs::open(root, OFlags::PATH, Mode::empty()).expect("the root exists");
+    let flags = caisson_proto::lisafs::reply::MountFlags::empty();
+    let options = MountOptions { flags, mounts: host::Mounts::Cross, objects: 1 << 20 };
+    let host = Arc::new(host::Host::from_proc().expect("proc"));
+    let session = Arc::new(Session::new(host, root, options).expect("session"));
+    std::thread::spawn(move || serve(&session, server));
+    GoferFs::mount(client, Sharing::Exclusive, Device::new_anonymous()).expect("mount")
+}
+
 fn mount(place: &str, fs_type: &str) -> PlannedMount {
     PlannedMount {
         destination: place.into(),
@@ -105,7 +125,10 @@ fn main() -> ExitCode {
     register_all(&kernel);
     kernel.set_strace(options.strace);
 
-    let root = Tmpfs::new(TmpfsOptions::default()).expect("tmpfs");
+    let root: Arc<dyn FileSystem> = match &options.root {
+        Some(host) => gofer(host),
+        None => Tmpfs::new(TmpfsOptions::default()).expect("tmpfs"),
+    };
     {
         let superblock = Superblock::new(root.clone(), b"tmpfs").expect("superblock");
         let namespace = MountNamespace::new(Mount::new(superblock, MountFlags::empty()));
