@@ -37,7 +37,11 @@ fn kick_many(program: &[u8], count: u64) {
             kicker.kick();
             let deadline = Instant::now() + Duration::from_secs(20);
             while answered.load(Ordering::Acquire) == sent {
-                assert!(Instant::now() < deadline, "kick {sent} was lost");
+                if Instant::now() > deadline {
+                    // The thread may never come back to be joined.
+                    println!("FAILED kick {sent} of {count} was lost");
+                    std::process::exit(1);
+                }
                 std::thread::yield_now();
             }
             assert_eq!(answered.load(Ordering::Acquire), sent + 1, "one kick, one interruption");

@@ -352,6 +352,11 @@ pub fn writers_never_notice_a_revocation() {
                 assert!(read > 0);
             }
         });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while lab.word(gpa) == 0 {
+            assert!(Instant::now() < deadline, "the guest does not run");
+            std::thread::yield_now();
+        }
         for _ in 0..scaled(3000, 50) {
             lab.space.map(TARGET, gpa, 4 * PAGE, RW).unwrap();
             lab.space.revoke(&[Change::Unmap(TARGET..TARGET + 4 * PAGE)]).unwrap();
