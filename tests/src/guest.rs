@@ -63,7 +63,7 @@ pub fn build(bed: &Bed, name: &str) -> PathBuf {
         "-Wall",
         "-Wextra",
         "-Werror",
-        "-Wno-stringop-overread",
+        "-Wno-stringop-overread", "-Wno-stringop-overflow", "-Wno-nonnull", "-Wno-array-bounds",
         "-Wno-infinite-recursion",
         "-pthread",
         "-o",
