@@ -73,11 +73,13 @@ static void other_processes(char *shared) {
 }
 
 static void bad_addresses(char *p) {
+    /* Where the compiler cannot see that they are bad. */
+    char *volatile low = (char *)8, *volatile high = (char *)0xffff888000000000;
     int zero = open("/dev/zero", O_RDWR), null = open("/dev/null", O_RDWR);
-    TRY(read(zero, (void *)8, 10));
+    TRY(read(zero, low, 10));
     TRY(read(zero, p + 3 * PAGE + 4000, PAGE));
     TRY(write(null, p + 3 * PAGE + 4000, PAGE));
-    TRY(read(zero, (void *)0xffff888000000000, 10));
+    TRY(read(zero, high, 10));
     TRY_OK(syscall(SYS_getcwd, 8, 100));
     close(zero);
     close(null);

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::errno::{Errno, SysResult};
 use crate::io::KernelDst;
 use crate::kernel::Kernel;
-use crate::mm::{Entropy, Layout, MemoryLimits, Mm, Randomize};
+use crate::mm::{Entropy, Layout, MemoryAccess, MemoryLimits, Mm, Randomize};
 use crate::platform::Registers;
 use crate::task::rlimit::Rlimits;
 use crate::task::{Capability, Credentials, Resource};
@@ -105,6 +105,12 @@ pub fn load(kernel: &Arc<Kernel>, program: &Program<'_>) -> SysResult<LoadedImag
     let (entry, stack_pointer) =
         fill(kernel, &mm, program, &found, interpreter.as_ref(), &gained, &mut entropy)?;
     let file = &found.executable.file;
+    let data = mm.image().start_data;
+    mm.prefault(&[
+        (entry, MemoryAccess::Execute),
+        (stack_pointer, MemoryAccess::Write),
+        (data, MemoryAccess::Write),
+    ]);
     let readable = file.inode().permission(&gained.credentials, crate::vfs::Access::READ).is_ok();
     let Executable { file, deny } = found.executable;
     let comm = match program.path.rsplit(|&byte| byte == b'/').next() {

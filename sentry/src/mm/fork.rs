@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::extent_map::{Ownership, Run};
+use super::fault::MemoryAccess;
 use super::vma::{ObjectMapping, Source, Vma, VmaFlags};
 use super::{Mm, Remains, State, page_numbers};
 use crate::errno::SysResult;
@@ -43,7 +44,7 @@ impl Mm {
         self.revoke(&changes, &mut remains)?;
         drop(state);
         drop(gate);
-        child.enter_inherited();
+        child.enter_all();
         Ok(child)
     }
 
@@ -69,7 +70,21 @@ impl Mm {
         child.note_rss(&inherited);
     }
 
-    fn enter_inherited(&self) {
+    /// Makes the first accesses of a program that is about to start, and enters what pages it has: best effort, so that it
+    /// does not begin with a row of faults.
+    pub fn prefault(&self, touches: &[(u64, MemoryAccess)]) {
+        let state = self.state.read();
+        for (addr, access) in touches {
+            if let Some(vma) = state.vmas.find(*addr) {
+                let _ = self.resolve(vma, *addr, *access);
+            }
+        }
+        drop(state);
+        self.enter_all();
+    }
+
+    /// Enters the private pages there are, as far as that is cheap.
+    fn enter_all(&self) {
         let state = self.state.read();
         let mut left = EAGER_PAGES;
         for vma in state.vmas.iter() {

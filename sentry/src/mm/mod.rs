@@ -29,7 +29,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 mod advise;
 mod anonymous_object;
@@ -146,13 +146,14 @@ pub struct Mm {
     me: Weak<Mm>,
     platform: Arc<dyn Platform>,
     arena: &'static Arena,
+    /// Before what it maps: see `Drop`.
     space: Arc<dyn Space>,
     layout: Layout,
     /// See the module's documentation.
     io_gate: RwLock<()>,
     state: RwLock<State>,
-    /// Private pages, by guest page number.
-    pages: Mutex<ExtentMap>,
+    /// By guest page number.
+    pages: PrivatePages,
     limits: Mutex<MemoryLimits>,
     image: Mutex<ImageInfo>,
     peak_bytes: AtomicU64,
@@ -176,7 +177,7 @@ impl Mm {
             layout,
             io_gate: RwLock::new(()),
             state: RwLock::default(),
-            pages: Mutex::default(),
+            pages: PrivatePages { arena: platform.arena(), map: Mutex::default() },
             limits: Mutex::new(limits),
             image: Mutex::default(),
             peak_bytes: AtomicU64::new(0),
@@ -245,10 +246,40 @@ impl Mm {
 }
 
 impl Drop for Mm {
+    /// Nobody runs in the space any more, and it goes (field order) before the frames and objects that it maps: so its
+    /// translations need not be taken away first, which would take other processes' translations of shared frames along.
     fn drop(&mut self) {
-        let mut remains = Remains::new(self.arena);
-        let _ = self.revoke(&[Change::Unmap(0..GVA_END)], &mut remains);
-        remains.runs = self.pages.get_mut().remove(0..u64::MAX);
+        if Arc::strong_count(&self.space) > 1 {
+            let mut remains = Remains::new(self.arena);
+            if self.revoke(&[Change::Unmap(0..GVA_END)], &mut remains).is_err() {
+                self.pages.keep_frames();
+            }
+        }
+    }
+}
+
+/// The private pages of an address space; their frames go back with it.
+struct PrivatePages {
+    arena: &'static Arena,
+    map: Mutex<ExtentMap>,
+}
+
+impl PrivatePages {
+    fn lock(&self) -> MutexGuard<'_, ExtentMap> {
+        self.map.lock()
+    }
+
+    /// Leaks the frames: somebody may still reach them.
+    fn keep_frames(&mut self) {
+        *self.map.get_mut() = ExtentMap::default();
+    }
+}
+
+impl Drop for PrivatePages {
+    fn drop(&mut self) {
+        for run in self.map.get_mut().remove(0..u64::MAX) {
+            self.arena.release(run.frames());
+        }
     }
 }
 
