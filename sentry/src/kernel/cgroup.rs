@@ -83,7 +83,7 @@ impl Cgroup {
         self.frozen.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_frozen(&self, frozen: bool) {
+    pub(crate) fn set_frozen(&self, frozen: bool) {
         self.frozen.store(frozen, Ordering::Release);
     }
 
@@ -96,7 +96,7 @@ impl Cgroup {
     }
 
     /// Waits until as many tasks stand still as `live` counts; `false` at the deadline.
-    pub(super) fn wait_standing(&self, deadline: Instant, live: impl Fn() -> u64) -> bool {
+    pub(crate) fn wait_standing(&self, deadline: Instant, live: impl Fn() -> u64) -> bool {
         let mut standing = self.standing.lock();
         loop {
             if *standing >= live() {

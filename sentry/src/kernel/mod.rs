@@ -13,6 +13,8 @@ pub mod registry;
 pub mod services;
 pub mod stdio;
 pub mod system_info;
+#[cfg(test)]
+pub mod testing;
 pub mod users;
 
 use std::sync::Arc;

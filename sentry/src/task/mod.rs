@@ -29,6 +29,8 @@ pub mod set_ids;
 pub mod signal;
 pub mod stop;
 pub mod subreaper;
+#[cfg(test)]
+mod tests;
 pub mod thread_group;
 pub mod vfork;
 
