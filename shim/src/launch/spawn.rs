@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::unistd::{Pid, pipe2};
 
@@ -55,6 +56,7 @@ pub(super) fn spawn(
         // SAFETY: fcntl just made this descriptor and nobody else knows its number.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     };
+    raise_descriptor_limit();
     let sources = what.fds.iter().map(|fd| lift(*fd)).collect::<Result<Vec<_>, _>>()?;
     let fds: Vec<(RawFd, RawFd)> = sources.iter().map(AsRawFd::as_raw_fd).zip(0..).collect();
     if fds.len() > SOURCES_FROM as usize {
@@ -92,6 +94,14 @@ pub(super) fn spawn(
         let _ = child.wait();
     }
     outcome.map(|()| child)
+}
+
+/// A gofer holds a descriptor per file that its sentry knows, a sentry one per file that is open: the usual hard limit is too low for
+/// both. Children inherit this; where it is refused, they live with less.
+fn raise_descriptor_limit() {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let wanted: u64 = most.unwrap_or(1 << 20);
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted);
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
