@@ -178,6 +178,21 @@ pub fn readlinkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
     read_link(ctx, &caller, &arg, args.raw(2), args.int(3))
 }
 
+/// `name_to_handle_at(int dirfd, const char *path, struct file_handle *handle, int *mount_id, int flags)`: no file system
+/// here gives handles.
+pub fn name_to_handle_at(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let flags = args.uint(4);
+    if flags & !(linux::AT_SYMLINK_FOLLOW | linux::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mut walk = WalkFlags::empty();
+    walk.set(WalkFlags::FOLLOW, flags & linux::AT_SYMLINK_FOLLOW != 0);
+    walk.set(WalkFlags::EMPTY_PATH, flags & linux::AT_EMPTY_PATH != 0);
+    let caller = path_args::caller(ctx);
+    path_at(ctx, &caller, args.raw(0), args.raw(1))?.lookup(&caller, walk)?;
+    Err(Errno::EOPNOTSUPP)
+}
+
 /// `ST_*` flags of a mount.
 fn statfs_flags(place: &VfsPath) -> u64 {
     let flags = place.mount().flags();

@@ -94,13 +94,25 @@ fn root_with(program: &[u8]) -> Arc<dyn FileSystem> {
 }
 
 /// Runs a program; its output and its exit status as a shell would see it.
+#[allow(dead_code)] // not every test file does
 pub fn run(name: &str, source: &str, args: &[&str]) -> Option<(String, u32)> {
     sandbox()?;
-    run_program(name, &compile(name, source), args)
+    run_with_mounts(name, &compile(name, source), args, Vec::new())
 }
 
 /// Runs a compiled program, likewise.
+#[allow(dead_code)] // not every test file does
 pub fn run_program(name: &str, program: &[u8], args: &[&str]) -> Option<(String, u32)> {
+    run_with_mounts(name, program, args, Vec::new())
+}
+
+/// Runs a compiled program in a container with more mounts.
+pub fn run_with_mounts(
+    name: &str,
+    program: &[u8],
+    args: &[&str],
+    more: Vec<PlannedMount>,
+) -> Option<(String, u32)> {
     let sandbox = sandbox()?;
     let receiver = sandbox.exits.lock();
     let typed = |fs_type: &str, destination: &str| PlannedMount {
@@ -132,7 +144,10 @@ pub fn run_program(name: &str, program: &[u8], args: &[&str]) -> Option<(String,
             root: root_with(program),
             root_source: b"tmpfs".to_vec(),
             root_flags: MountFlags::empty(),
-            mounts: vec![typed("proc", "/proc"), typed("tmpfs", "/dev"), typed("tmpfs", "/tmp")],
+            mounts: [typed("proc", "/proc"), typed("tmpfs", "/dev"), typed("tmpfs", "/tmp")]
+                .into_iter()
+                .chain(more)
+                .collect(),
             devices: Vec::new(),
             masked: Vec::new(),
             read_only: Vec::new(),

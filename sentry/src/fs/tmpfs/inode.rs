@@ -23,6 +23,14 @@ use crate::vfs::{
 /// Bytes of directory size per entry (Linux's `BOGO_DIRENT_SIZE`).
 const ENTRY_SIZE: u64 = 20;
 
+/// The time for file times: cheap, and as coarse as Linux's (a timer tick).
+fn now() -> Timespec {
+    match nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE) {
+        Ok(time) => Timespec { sec: time.tv_sec(), nsec: u32::try_from(time.tv_nsec()).unwrap_or(0) },
+        Err(_) => Timespec::now_realtime(),
+    }
+}
+
 /// What a file is made of.
 pub(super) enum Kind {
     Regular(Arc<FileData>),
@@ -70,7 +78,7 @@ impl TmpInode {
         kind: Kind,
     ) -> SysResult<Arc<TmpInode>> {
         let ino = limits.charge_inode()?;
-        let now = Timespec::now_realtime();
+        let now = now();
         let nlink = if file_type == FileType::Directory { 2 } else { 1 };
         if let Kind::Regular(data) = &kind {
             data.set_ino(ino);
@@ -126,20 +134,20 @@ impl TmpInode {
 
     /// Contents changed now.
     pub(super) fn modified(&self) {
-        let now = Timespec::now_realtime();
+        let now = now();
         let mut meta = self.meta.lock();
         meta.mtime = now;
         meta.ctime = now;
     }
 
     fn changed(&self) {
-        self.meta.lock().ctime = Timespec::now_realtime();
+        self.meta.lock().ctime = now();
     }
 
     fn add_links(&self, change: i32) {
         let mut meta = self.meta.lock();
         meta.nlink = meta.nlink.saturating_add_signed(change);
-        meta.ctime = Timespec::now_realtime();
+        meta.ctime = now();
     }
 
     fn size_and_blocks(&self) -> (u64, u64) {
@@ -260,7 +268,7 @@ impl Inode for TmpInode {
         if let Some(size) = change.size {
             self.data()?.set_size(size)?;
         }
-        let now = Timespec::now_realtime();
+        let now = now();
         let at = |time: SetTime| match time {
             SetTime::Now => now,
             SetTime::At(time) => time,
@@ -294,7 +302,7 @@ impl Inode for TmpInode {
     }
 
     fn accessed(&self, policy: AtimePolicy) {
-        let now = Timespec::now_realtime();
+        let now = now();
         let mut meta = self.meta.lock();
         if policy.due(meta.atime, meta.mtime, meta.ctime, now) {
             meta.atime = now;

@@ -251,3 +251,66 @@ fn costs_of_common_operations() {
         }),
     );
 }
+
+/// Several threads change and walk one tree: nothing may hang, panic or leave the tree inconsistent.
+#[test]
+fn concurrent_changes_leave_a_consistent_tree() {
+    let (namespace, caller) = root_of("");
+    for n in 0..3 {
+        caller.mkdir(caller.cwd(), format!("/d{n}").as_bytes(), 0o755).unwrap();
+    }
+    let work = |thread: u64, root: VfsPath| {
+        let caller = Caller::kernel(root);
+        let mut seed = thread.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut pick = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for _ in 0..6000 {
+            let mut name = || match pick(3) {
+                0 => format!("/d{}/x{}", pick(3), pick(4)),
+                1 => format!("/d{}/x{}/y{}", pick(3), pick(4), pick(2)),
+                _ => format!("/d{}", pick(4)),
+            };
+            let (one, two) = (name(), name());
+            let cwd = caller.cwd();
+            match pick(7) {
+                0 => drop(caller.mkdir(cwd, one.as_bytes(), 0o755)),
+                1 => drop(caller.rmdir(cwd, one.as_bytes())),
+                2 => drop(open(&caller, &one, (OpenFlags::CREAT | OpenFlags::RDWR).bits())),
+                3 => drop(caller.unlink(cwd, one.as_bytes())),
+                4 => drop(caller.rename((cwd, one.as_bytes()), (cwd, two.as_bytes()), RenameFlags::EXCHANGE)),
+                5 => drop(caller.rename((cwd, one.as_bytes()), (cwd, two.as_bytes()), RenameFlags::empty())),
+                _ => drop(path(&caller, &one)),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let root = namespace.root();
+            scope.spawn(move || work(thread, root));
+        }
+    });
+    check_tree(&caller, "");
+}
+
+/// Every name that a directory lists is found by a walk, as the same file, with its own path; link counts add up.
+fn check_tree(caller: &Caller<'_>, directory: &str) {
+    let shown = if directory.is_empty() { "/" } else { directory };
+    let listed = names(&open(caller, shown, 0).unwrap());
+    let mut subdirectories = 0;
+    for name in listed.iter().filter(|name| !name.starts_with('.')) {
+        let child = format!("{directory}/{name}");
+        let place = path(caller, &child).unwrap();
+        assert_eq!(place.text(caller.root()).bytes, child.as_bytes());
+        let attr = place.inode().attr().unwrap();
+        if place.dentry().is_directory() {
+            subdirectories += 1;
+            check_tree(caller, &child);
+        } else {
+            assert_eq!(attr.nlink, 1, "{child}");
+        }
+    }
+    let attr = path(caller, shown).unwrap().inode().attr().unwrap();
+    assert_eq!(attr.nlink, 2 + subdirectories, "{shown}");
+}

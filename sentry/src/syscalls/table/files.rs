@@ -96,6 +96,7 @@ pub const CALLS: &[Entry] = &[
     call!(fallocate,         change::fallocate,         [Fd Hex Offset Offset],             Partial, "KEEP_SIZE and PUNCH_HOLE, as tmpfs has them"),
     call!(dup3,              open::dup3,                [Fd Fd Hex],                        Full,    ""),
     call!(inotify_init1,     watches::inotify_init1,    [Hex],                              Full,    ""),
+    call!(name_to_handle_at, stat::name_to_handle_at,   [Fd Path Ptr Ptr Hex],              Partial, "EOPNOTSUPP: no file system gives handles"),
     call!(preadv,            rw::preadv,                [Fd Ptr Int Offset],                Full,    ""),
     call!(pwritev,           rw::pwritev,               [Fd Ptr Int Offset],                Full,    ""),
     call!(syncfs,            change::syncfs,            [Fd],                               Full,    ""),
