@@ -131,7 +131,8 @@ fn map_segment(mm: &Arc<Mm>, file: &Arc<File>, segment: &Segment, bias: u64) -> 
 /// Maps one segment, over the last page of the one before if they share it.
 fn fixed(mm: &Mm, start: u64, end: u64, prot: Prot, backing: Option<MapBacking>) -> SysResult {
     let len = end.saturating_sub(start);
-    mm.mmap(MapRequest { addr: start, len, prot, flags: MapFlags::FIXED, backing }).map(drop)
+    mm.mmap(MapRequest { addr: start, len, prot, flags: MapFlags::FIXED | MapFlags::DENYWRITE, backing })
+        .map(drop)
 }
 
 /// Zeroes the part of the last page that the file does not fill.

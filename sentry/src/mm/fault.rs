@@ -274,10 +274,13 @@ impl Mm {
         }
     }
 
-    /// First write to a private mapping of an object: copies a few pages.
+    /// First write to a private mapping of an object: copies the page, and a few more of a program.
     fn copy_from_object(&self, vma: &Vma, addr: u64, perms: Perms) -> Result<Piece, FaultOutcome> {
         let page = addr / PAGE_SIZE;
-        let bounds = page..self.copy_window(vma, &self.pages.lock(), page).end;
+        // A page that the process has not written shows the object's later changes; only images have none.
+        let image = vma.flags.contains(VmaFlags::IMAGE);
+        let end = if image { self.copy_window(vma, &self.pages.lock(), page).end } else { page + 1 };
+        let bounds = page..end;
         let (mapping, offset) = vma.object_at(page_down(addr)).ok_or(FaultOutcome::Bus)?;
         let len = (bounds.end - page) * PAGE_SIZE;
         let from = mapping.object.translate(offset, len, false).map_err(outcome)?;

@@ -38,6 +38,8 @@ bitflags! {
         const NONBLOCK = linux::MAP_NONBLOCK;
         /// Below 2 GiB.
         const LOW_32BIT = linux::MAP_32BIT;
+        /// What dynamic linkers give for programs and libraries. Linux ignores it; here it allows copying ahead.
+        const DENYWRITE = linux::MAP_DENYWRITE;
         /// A thread's stack: no huge pages.
         const STACK = linux::MAP_STACK;
         /// Shared between the processes that inherit it, or writes go to the object.
@@ -305,6 +307,7 @@ fn vma_flags(request: &MapRequest, extra: VmaFlags, lock: Option<LockMode>) -> V
     flags.set(VmaFlags::GROWSDOWN, request.flags.contains(MapFlags::GROWSDOWN));
     flags.set(VmaFlags::NORESERVE, request.flags.contains(MapFlags::NORESERVE));
     flags.set(VmaFlags::LOCKED, lock.is_some());
+    flags.set(VmaFlags::IMAGE, request.backing.is_some() && request.flags.contains(MapFlags::DENYWRITE));
     let max = request.backing.as_ref().map_or(Prot::all(), |backing| backing.max_prot);
     flags.set(VmaFlags::MAYREAD, max.contains(Prot::READ));
     flags.set(VmaFlags::MAYWRITE, max.contains(Prot::WRITE));

@@ -72,6 +72,8 @@ bitflags! {
         const RANDOM = 1 << 14;
         /// `MADV_SEQUENTIAL`.
         const SEQUENTIAL = 1 << 15;
+        /// Part of a program or library, which does not change under its users.
+        const IMAGE = 1 << 16;
     }
 }
 
