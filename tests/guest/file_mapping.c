@@ -4,7 +4,7 @@
 int main(void) {
     int fd = open("mapped", O_RDWR | O_CREAT | O_TRUNC, 0600);
     static const char zeroes_to_write[2 * PAGE];
-    TRY(write(fd, zeroes_to_write, sizeof zeroes_to_write));
+    TRY(pwrite(fd, zeroes_to_write, sizeof zeroes_to_write, 0));
     TRY(ftruncate(fd, 2 * PAGE + 10));
     TRY(pwrite(fd, "hello", 5, 0));
     char *shared = mmap(NULL, 4 * PAGE, RW, MAP_SHARED, fd, 0);
