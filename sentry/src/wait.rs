@@ -8,8 +8,9 @@
 //! Lock order: a queue's own lock is taken while an object's lock may be held; observers run under the queue's lock and
 //! may take only leaf locks of their own (an epoll ready list, a waiter's flag) and other queues further up an epoll chain.
 
+use std::cell::Cell;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
@@ -132,6 +133,22 @@ pub enum WaitOutcome {
     TimedOut,
 }
 
+thread_local! {
+    static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// How long this host thread has slept in waiters since it last asked: time that is not the task's processor time.
+pub fn take_slept() -> Duration {
+    SLEPT.take()
+}
+
+fn count_sleep<T>(sleep: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = sleep();
+    SLEPT.set(SLEPT.get().saturating_add(start.elapsed()));
+    result
+}
+
 /// A task's place to sleep. One per task; any number of queues may notify it.
 #[derive(Default)]
 pub struct Waiter {
@@ -162,7 +179,7 @@ impl Waiter {
     pub fn wait(&self, deadline: Option<Instant>) -> WaitOutcome {
         let mut state = self.state.lock();
         state.asleep = true;
-        let outcome = self.sleep(&mut state, deadline);
+        let outcome = count_sleep(|| self.sleep(&mut state, deadline));
         state.asleep = false;
         outcome
     }
@@ -190,9 +207,11 @@ impl Waiter {
     /// Like [`Waiter::wait`], deaf to interruptions: for stops and for kernel-internal waits that are known to end.
     pub fn wait_uninterruptible(&self) {
         let mut state = self.state.lock();
-        while !state.notified {
-            self.wake.wait(&mut state);
-        }
+        count_sleep(|| {
+            while !state.notified {
+                self.wake.wait(&mut state);
+            }
+        });
         state.notified = false;
     }
 

@@ -214,7 +214,16 @@ impl Task {
     /// Replaces its credentials. A new real user takes over what is counted per user.
     pub fn set_credentials(&self, credentials: Arc<Credentials>) {
         let uid = credentials.uid;
+        let new = credentials.clone();
         let old = std::mem::replace(&mut *self.credentials.write(), credentials);
+        // Linux's commit_creds: whoever changes ids or gains rights is nobody's to trace, and outlives its parent quietly.
+        let ids = |who: &Credentials| (who.euid, who.egid, who.fsuid, who.fsgid);
+        if ids(&old) != ids(&new) || !old.permitted.contains(new.permitted) {
+            self.update_attributes(|attributes| {
+                attributes.dumpable = false;
+                attributes.parent_death_signal = None;
+            });
+        }
         if old.uid != uid {
             let charge = self.kernel.users().charge(uid);
             let mut charges = self.charges.lock();

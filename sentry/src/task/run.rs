@@ -22,6 +22,7 @@ use crate::errno::Errno;
 use crate::observe::strace::Trace;
 use crate::platform::{Exit, GVA_END};
 use crate::syscalls::{Args, table};
+use crate::wait::take_slept;
 
 /// Where the loop is. See the module documentation.
 enum State {
@@ -40,7 +41,8 @@ pub(crate) fn run(task: &Arc<Task>, local: &mut TaskLocal) {
         state = match state {
             State::Guest => {
                 let entered = Instant::now();
-                let system = nanos(entered.saturating_duration_since(left_guest));
+                let stay = entered.saturating_duration_since(left_guest);
+                let system = nanos(stay.saturating_sub(take_slept()));
                 let exit = local.machine.run(&mut local.registers, &local.space);
                 left_guest = Instant::now();
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
