@@ -203,11 +203,14 @@ impl Finished {
         self
     }
 
-    /// Panics unless it failed by itself, within its limit, and said `words` on its standard error.
+    /// Panics unless it failed by itself, within its limit, and said `words` (in any case) on its standard error.
     #[track_caller]
     pub fn failed_saying(self, words: &str) -> Self {
         assert!(self.code.is_some_and(|code| code != 0), "expected a failure from {self}");
-        assert!(self.stderr.contains(words), "expected {words:?} on the standard error of {self}");
+        assert!(
+            self.stderr.to_lowercase().contains(&words.to_lowercase()),
+            "expected {words:?} on the standard error of {self}"
+        );
         self
     }
 

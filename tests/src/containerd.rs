@@ -77,6 +77,8 @@ impl Containerd {
             .arg("--config")
             .arg(self.dir.join("config.toml"))
             .env("PATH", &self.path)
+            // Inherited by shims and what they start, by which left-overs are told from other people's.
+            .env("CAISSON_TEST_RUN", &self.dir)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
