@@ -6,7 +6,7 @@ use super::Args;
 use super::path_args::{self, read_path};
 use crate::errno::{Errno, SysResult};
 use crate::task::{Capability, SyscallContext};
-use crate::vfs::mount::{Recursive, Unmount};
+use crate::vfs::mount_namespace::{Recursive, Unmount};
 use crate::vfs::registries::MountRequest;
 use crate::vfs::{Caller, Mount, MountFlags, Superblock, VfsPath, WalkFlags};
 

@@ -21,11 +21,13 @@ pub mod inotify;
 pub mod internal;
 pub mod locks;
 pub mod mount;
+pub mod mount_namespace;
 pub mod notify;
 pub mod open;
 pub mod path;
 pub mod permission;
 pub mod plan;
+pub mod recent;
 pub mod registries;
 mod remove;
 mod rename;
@@ -41,7 +43,8 @@ pub use inode::{
     Access, Attr, DentryCache, Device, FileSystem, FileType, FsStat, Inode, LinkTarget, NewInode, NodeKind,
     RenameFlags, SetAttr, SetTime,
 };
-pub use mount::{Mount, MountFlags, MountNamespace, Superblock};
+pub use mount::{Mount, MountFlags, Superblock};
+pub use mount_namespace::MountNamespace;
 pub use open::OpenHow;
 pub use path::{PathText, VfsPath};
 pub use special::SpecialFiles;

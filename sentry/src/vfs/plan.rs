@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use super::inode::{Device, FileSystem, FileType, NodeKind};
-use super::mount::{Mount, MountFlags, MountNamespace, Recursive, Superblock};
+use super::mount::{Mount, MountFlags, Superblock};
+use super::mount_namespace::{MountNamespace, Recursive};
 use super::path::VfsPath;
 use super::registries::{MountRequest, Registries};
 use super::{Caller, WalkFlags};

@@ -7,7 +7,7 @@ use super::process::{OwnedDir, Subject};
 use crate::errno::{Errno, SysResult};
 use crate::fs::pseudo::{PseudoFs, StaticDir};
 use crate::task::{Capability, Resource, rlimit};
-use crate::vfs::mount::MountInfo;
+use crate::vfs::mount_namespace::MountInfo;
 
 fn line(value: impl std::fmt::Display) -> SysResult<Vec<u8>> {
     Ok(format!("{value}\n").into_bytes())
