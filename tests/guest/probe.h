@@ -22,7 +22,7 @@ static void probe_handler(int signal, siginfo_t *info, void *context) {
 }
 
 /* Reads or writes a byte and prints what happened. */
-static void probe(const char *what, volatile char *at, bool write) {
+static inline void probe(const char *what, volatile char *at, bool write) {
     struct sigaction action = {.sa_sigaction = probe_handler, .sa_flags = SA_SIGINFO | SA_NODEFER}, old[2];
     sigaction(SIGSEGV, &action, &old[0]);
     sigaction(SIGBUS, &action, &old[1]);
