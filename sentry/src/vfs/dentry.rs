@@ -289,11 +289,20 @@ impl Dentry {
         let name = child.name();
         child.unlinked.store(true, Ordering::Release);
         recent.forget(child);
+        child.forget_absences(recent);
         let exclusive = self.inode.as_ref().is_some_and(|dir| dir.dentry_cache() == DentryCache::Exclusive);
         if exclusive {
             self.enter(recent, &name, None);
         } else {
             self.children.write().by_name.remove(&name);
+        }
+    }
+
+    /// In a directory that is gone only absences are left; they are not to keep it in memory.
+    fn forget_absences(&self, recent: &Recent) {
+        let children = std::mem::take(&mut *self.children.write());
+        for absent in children.by_name.values().filter_map(Weak::upgrade) {
+            recent.forget(&absent);
         }
     }
 

@@ -88,6 +88,27 @@ fn limits_give_enospc() {
 }
 
 #[test]
+fn everything_removed_is_freed() {
+    let (namespace, caller) = root_of("size=1m,nr_inodes=100");
+    let cwd = caller.cwd();
+    for round in 0..50 {
+        caller.mkdir(cwd, b"/d", 0o755).unwrap();
+        create(&caller, "/d/f").write(&mut KernelSrc::new(&[1; 10_000])).unwrap();
+        create(&caller, "/d/g").write(&mut KernelSrc::new(&[1; 10_000])).unwrap();
+        caller.mkdir(cwd, b"/e", 0o755).unwrap();
+        assert!(path(&caller, "/d/none").is_err());
+        caller.rename((cwd, b"/d/f"), (cwd, b"/d/g"), RenameFlags::empty()).unwrap();
+        caller.unlink(cwd, b"/d/g").unwrap();
+        let how = if round % 2 == 0 { RenameFlags::empty() } else { RenameFlags::EXCHANGE };
+        caller.rename((cwd, b"/d"), (cwd, b"/e"), how).unwrap();
+        let _ = caller.rmdir(cwd, b"/d");
+        caller.rmdir(cwd, b"/e").unwrap();
+        let stat = namespace.root().mount().superblock().fs().statfs().unwrap();
+        assert_eq!((stat.files - stat.files_free, stat.blocks - stat.blocks_free), (1, 0));
+    }
+}
+
+#[test]
 fn an_unlinked_file_lives_while_it_is_open() {
     let (_namespace, caller) = root_of("");
     let file = create(&caller, "/f");
