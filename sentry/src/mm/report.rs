@@ -1,5 +1,6 @@
 //! What `/proc` shows of an address space.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::private_pages::bytes;
@@ -8,6 +9,9 @@ use super::{Mm, page_numbers};
 use crate::platform::PAGE_SIZE;
 use crate::vfs::{Device, File};
 use std::sync::Arc;
+
+/// Entries that are looked at to find the resident pages of objects (1 GiB): beyond, sizes are too low rather than late.
+const MOST_LOOKUPS: u64 = 1 << 18;
 
 /// A mapping, for `/proc/*/{maps,smaps,map_files}`.
 #[derive(Clone)]
@@ -71,11 +75,9 @@ impl Mm {
     pub fn mappings(&self) -> Vec<VmaReport> {
         let stack = self.image.lock().start_stack;
         let state = self.state.read();
-        let pages = self.pages.lock();
         let heap = state.brk_start..state.brk;
         let report = |vma: &Vma| {
-            let private =
-                pages.runs(page_numbers(&(vma.start..vma.end))).map(|run| u64::from(run.count)).sum();
+            let private = self.private_pages(page_numbers(&(vma.start..vma.end)));
             let mut report = VmaReport {
                 start: vma.start,
                 end: vma.end,
@@ -121,6 +123,7 @@ impl Mm {
             rss_anonymous: bytes(self.pages.lock().pages()),
             ..Default::default()
         };
+        let mut budget = MOST_LOOKUPS;
         for vma in state.vmas.iter() {
             if vma.flags.contains(VmaFlags::GROWSDOWN) {
                 usage.stack += vma.len();
@@ -131,7 +134,7 @@ impl Mm {
             if vma.prot.contains(Prot::EXEC) {
                 usage.exec += vma.len();
             }
-            let entered = self.entered_object_pages(vma);
+            let entered = self.entered_object_pages(vma, &mut budget);
             if vma.is_private() {
                 usage.rss_file += bytes(entered);
             } else {
@@ -153,12 +156,17 @@ impl Mm {
         self.minor_faults.load(Ordering::Relaxed)
     }
 
-    /// Pages of an object that are entered, without private copies. Looks at no more than 1 GiB of a mapping.
-    fn entered_object_pages(&self, vma: &Vma) -> u64 {
-        const MOST_PAGES: u64 = 1 << 18;
+    /// Private pages in a range of page numbers.
+    fn private_pages(&self, pages: Range<u64>) -> u64 {
+        self.pages.lock().runs(pages).map(|run| u64::from(run.count)).sum()
+    }
+
+    /// Pages of an object that are entered, without private copies. Looks at `budget` pages at most.
+    fn entered_object_pages(&self, vma: &Vma, budget: &mut u64) -> u64 {
         let range = page_numbers(&(vma.start..vma.end));
-        let range = range.start..range.end.min(range.start + MOST_PAGES);
-        let private: u64 = self.pages.lock().runs(range.clone()).map(|run| u64::from(run.count)).sum();
+        let range = range.start..range.end.min(range.start.saturating_add(*budget));
+        *budget -= range.end - range.start;
+        let private = self.private_pages(range.clone());
         let entered = range.filter(|page| self.space.lookup(page * PAGE_SIZE).is_some()).count();
         (entered as u64).saturating_sub(private)
     }

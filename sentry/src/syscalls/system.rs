@@ -134,7 +134,13 @@ fn set_limit(
     if resource == Resource::Nofile && new.hard > NR_OPEN {
         return Err(Errno::EPERM);
     }
-    group.set_rlimit(resource, Rlimit { soft: new.soft, hard: new.hard }, &ctx.task.credentials())
+    let new = Rlimit { soft: new.soft, hard: new.hard };
+    let old = group.set_rlimit(resource, new, &ctx.task.credentials())?;
+    // A growing stack asks the address space.
+    if let Some(task) = group.members().first() {
+        task.mm().set_limits(super::memory::memory_limits(task));
+    }
+    Ok(old)
 }
 
 /// `prlimit64`
