@@ -31,7 +31,7 @@ impl Caller<'_> {
     pub(super) fn may_delete(&self, dir: &VfsPath, child: &Dentry, expected: Victim) -> SysResult {
         let inode = child.positive()?;
         dir.inode().permission(&self.credentials, Access::WRITE | Access::EXEC)?;
-        permission::sticky(&*self.credentials, &dir.inode().attr()?, &**inode)?;
+        permission::sticky(&self.credentials, &dir.inode().attr()?, &**inode)?;
         match (expected, Victim::of(&**inode)) {
             (Victim::Directory, Victim::Other) => Err(Errno::ENOTDIR),
             (Victim::Other, Victim::Directory) => Err(Errno::EISDIR),

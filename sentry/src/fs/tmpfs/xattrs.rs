@@ -12,7 +12,9 @@ const TOTAL_MAX: usize = 128 * 1024;
 
 /// The attributes of one inode.
 #[derive(Default)]
-pub(super) struct Xattrs(Mutex<Option<Box<BTreeMap<Vec<u8>, Vec<u8>>>>>);
+pub(super) struct Xattrs(Mutex<Option<Box<ByName>>>);
+
+type ByName = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Xattrs {
     pub fn get(&self, name: &[u8]) -> SysResult<Vec<u8>> {
