@@ -11,7 +11,7 @@ use caisson_sentry::mm::{
 };
 use caisson_sentry::platform::kvm::KvmPlatform;
 use caisson_sentry::platform::{Arena, ArenaConfig, Exit, GuestThread, PAGE_SIZE, Platform, Registers};
-use caisson_sentry::time::{Clocks, SystemClock};
+use caisson_sentry::time::{Clocks, Counter, SystemClock};
 
 /// `loop: movb $1,(%rdi); add $4096,%rdi; dec %rsi; jnz loop; syscall`
 const TOUCH: &[u8] = b"\xc6\x07\x01\x48\x81\xc7\x00\x10\x00\x00\x48\xff\xce\x75\xf1\x0f\x05";
@@ -134,7 +134,7 @@ fn touch_and_fork(platform: &Arc<dyn Platform>) {
 }
 
 fn clocks(platform: &Arc<dyn Platform>) {
-    let clocks = Clocks::new(platform).unwrap();
+    let clocks = Clocks::new(platform, Counter::Synchronized).unwrap();
     let vdso = Vdso::new(platform.arena(), clocks.page()).unwrap();
     let mm = new_mm(platform);
     let header = vdso::map(&mm, &vdso).unwrap();

@@ -31,7 +31,7 @@ pub struct Services {
 impl Services {
     /// Fresh services for a machine that looks like `system_info`. `ENOMEM`.
     pub fn new(platform: &Arc<dyn Platform>, system_info: SystemInfo) -> SysResult<Services> {
-        let clocks = Clocks::new(platform)?;
+        let clocks = Clocks::new(platform, system_info.counter)?;
         let vdso = Vdso::new(platform.arena(), clocks.page())?;
         Ok(Services {
             clocks,

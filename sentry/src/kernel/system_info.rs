@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use crate::time::Timespec;
+use crate::time::{Counter, Timespec};
 
 /// The kernel release that `uname` shows. Programs compare it with the Linux version they need.
 pub const RELEASE: &str = "6.12.0-caisson";
@@ -43,6 +43,8 @@ pub struct SystemInfo {
     pub cpu: CpuModel,
     /// Memory in bytes: the host's, or the sandbox's limit if that is smaller.
     pub memory_total: u64,
+    /// Whether the time stamp counters of all processors agree.
+    pub counter: Counter,
     /// When the sandbox started, on the host's monotonic clock.
     pub booted: Instant,
     /// When the sandbox started, wall clock.
@@ -58,7 +60,10 @@ impl SystemInfo {
     pub fn from_host() -> SystemInfo {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Self::parse(&read("/proc/cpuinfo"), &read("/proc/meminfo"), cpus)
+        let source = read("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+        let mut info = Self::parse(&read("/proc/cpuinfo"), &read("/proc/meminfo"), cpus);
+        info.counter = Counter::of_clocksource(&source);
+        info
     }
 
     /// From the texts of `cpuinfo` and `meminfo`.
@@ -74,6 +79,7 @@ impl SystemInfo {
         let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
         let kib = total.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
         SystemInfo {
+            counter: Counter::Untrusted,
             cpus,
             cpu: CpuModel {
                 vendor: field("vendor_id", "unknown"),

@@ -67,6 +67,25 @@ impl SystemClock {
     ];
 }
 
+/// What the host thinks of the processors' time stamp counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// They run at one constant rate and agree with each other.
+    Synchronized,
+    /// They may not.
+    Untrusted,
+}
+
+impl Counter {
+    /// From the name of the host kernel's clock source: those that read the counter itself have checked it.
+    pub fn of_clocksource(name: &str) -> Counter {
+        match name.trim() {
+            "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page" => Counter::Synchronized,
+            _ => Counter::Untrusted,
+        }
+    }
+}
+
 /// How to compute the clocks. What the page holds, in the sentry's own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 struct Params {
@@ -151,6 +170,7 @@ struct Calibration {
 /// See the module's documentation.
 pub struct Clocks {
     source: Box<dyn TimeSource>,
+    counter: Counter,
     arena: &'static Arena,
     page: FrameRange,
     params: RwLock<Params>,
@@ -160,14 +180,16 @@ pub struct Clocks {
 }
 
 impl Clocks {
-    /// Clocks of a sandbox on `platform`. `ENOMEM` without a frame for the parameters.
-    pub fn new(platform: &Arc<dyn Platform>) -> SysResult<Arc<Clocks>> {
-        Clocks::with_source(platform.arena(), platform.tsc_khz(), Box::new(Host))
+    /// Clocks of a sandbox on `platform`. Where the host does not trust its counters, every reading is a system call that asks
+    /// the host. `ENOMEM` without a frame for the parameters.
+    pub fn new(platform: &Arc<dyn Platform>, counter: Counter) -> SysResult<Arc<Clocks>> {
+        Clocks::with_source(platform.arena(), platform.tsc_khz(), counter, Box::new(Host))
     }
 
     fn with_source(
         arena: &'static Arena,
         tsc_khz: u32,
+        counter: Counter,
         source: Box<dyn TimeSource>,
     ) -> SysResult<Arc<Clocks>> {
         let page = arena.alloc(1, Alignment::Page).map_err(|_| Errno::ENOMEM)?;
@@ -175,13 +197,14 @@ impl Clocks {
         let rate = ratio(1_000_000, u64::from(tsc_khz));
         let clocks = Clocks {
             source,
+            counter,
             arena,
             page,
             params: RwLock::default(),
             refresh: Mutex::new(Calibration { first, rate }),
             given: AtomicI64::new(0),
         };
-        clocks.refresh();
+        clocks.renew(&mut clocks.refresh.lock());
         Ok(Arc::new(clocks))
     }
 
@@ -192,14 +215,17 @@ impl Clocks {
 
     /// A clock's time, in nanoseconds.
     pub fn now(&self, clock: SystemClock) -> i64 {
-        for _ in 0..2 {
-            let params = *self.params.read();
-            if let Some(monotonic) = params.at(self.source.tsc()) {
-                return monotonic.saturating_add(params.offset(clock));
-            }
-            self.refresh();
+        let params = *self.params.read();
+        if let Some(monotonic) = params.at(self.source.tsc()) {
+            return monotonic.saturating_add(params.offset(clock));
         }
-        // The counter's frequency is not known yet, or the host froze us for seconds in between: ask the host.
+        let mut calibration = self.refresh.lock();
+        let params = self.renew(&mut calibration);
+        if params.multiplier > 0 {
+            // Should they have expired again meanwhile, their last moment it is: later parameters continue from there.
+            return params.latest(self.source.tsc()).saturating_add(params.offset(clock));
+        }
+        // The counter's frequency is not known yet: ask the host, and remember what was said, still under the lock.
         let now = self.source.clock(clock.host());
         if matches!(clock, SystemClock::Monotonic | SystemClock::MonotonicCoarse) {
             return self.given.fetch_max(now, Ordering::Relaxed).max(now);
@@ -207,12 +233,11 @@ impl Clocks {
         now
     }
 
-    /// Computes new parameters if the old ones have expired.
-    fn refresh(&self) {
-        let mut calibration = self.refresh.lock();
+    /// Computes new parameters if the old ones have expired; returns those in force.
+    fn renew(&self, calibration: &mut Calibration) -> Params {
         let old = *self.params.read();
-        if old.at(self.source.tsc()).is_some() {
-            return; // somebody else was faster
+        if self.counter == Counter::Untrusted || old.at(self.source.tsc()).is_some() {
+            return old; // never, or somebody else was faster
         }
         let now = sample(self.source.as_ref());
         let since_first = now.monotonic.saturating_sub(calibration.first.monotonic);
@@ -224,10 +249,11 @@ impl Clocks {
                 calibration.first = now;
             }
         }
-        let Some(rate) = calibration.rate else { return };
+        let Some(rate) = calibration.rate else { return old };
         let new = self.next(&old, now, rate, since_first);
         *self.params.write() = new;
         self.publish(&new);
+        new
     }
 
     /// Parameters that continue `old` from the sample `now` on.

@@ -39,7 +39,7 @@ impl TimeSource for Made {
 }
 
 fn clocks(made: &Made, khz: u32) -> Arc<Clocks> {
-    Clocks::with_source(fake::shared_arena(), khz, Box::new(made.clone())).unwrap()
+    Clocks::with_source(fake::shared_arena(), khz, Counter::Synchronized, Box::new(made.clone())).unwrap()
 }
 
 /// What the vDSO would compute from the page; `None` where it would make the system call.
@@ -132,7 +132,7 @@ fn wall_clock_follows_a_step() {
 
 #[test]
 fn real_clocks_stay_close_to_the_hosts() {
-    let clocks = Clocks::with_source(fake::shared_arena(), 0, Box::new(Host)).unwrap();
+    let clocks = Clocks::with_source(fake::shared_arena(), 0, Counter::Synchronized, Box::new(Host)).unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_millis(60);
     let (mut last, mut worst) = (0, 0);
     while std::time::Instant::now() < end {
@@ -148,7 +148,7 @@ fn real_clocks_stay_close_to_the_hosts() {
 
 #[test]
 fn threads_never_see_it_go_back() {
-    let clocks = Clocks::with_source(fake::shared_arena(), 0, Box::new(Host)).unwrap();
+    let clocks = Clocks::with_source(fake::shared_arena(), 0, Counter::Synchronized, Box::new(Host)).unwrap();
     let latest = AtomicI64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -162,4 +162,19 @@ fn threads_never_see_it_go_back() {
             });
         }
     });
+}
+
+#[test]
+fn untrusted_counters_are_never_used() {
+    let made = Made::default();
+    let clocks =
+        Clocks::with_source(fake::shared_arena(), 2_000_000, Counter::Untrusted, Box::new(made.clone()))
+            .unwrap();
+    for _ in 0..10 {
+        made.pass(NANOS / 3);
+        assert_eq!(clocks.now(SystemClock::Monotonic), made.clock(ClockId::CLOCK_MONOTONIC));
+        assert_eq!(clocks.params.read().span, 0, "the vDSO makes system calls");
+    }
+    assert_eq!(Counter::of_clocksource("hpet\n"), Counter::Untrusted);
+    assert_eq!(Counter::of_clocksource("tsc\n"), Counter::Synchronized);
 }

@@ -5,7 +5,7 @@ pub mod clocks;
 pub mod process_timers;
 pub mod timers;
 
-pub use clocks::{Clocks, SystemClock};
+pub use clocks::{Clocks, Counter, SystemClock};
 pub use timers::{TimerHandle, TimerTarget, Timers};
 
 /// A time or a duration: seconds and nanoseconds (0 ≤ `nsec` < 10⁹).
