@@ -55,7 +55,7 @@ const fn allow_if(number: c_long, when: When, why: &'static str) -> Rule {
 /// `_IOC_TYPE` of KVM's ioctls (`KVMIO` in `linux/kvm.h`) in its place in the number.
 const KVM_IOCTLS: Test = Test::Masked(1, 0xff00, 0xae00);
 const IOCTLS: When =
-    When::AnyOf(&[KVM_IOCTLS, Test::Equal(1, libc::FIONBIO as u64), Test::Equal(1, libc::FIONREAD as u64)]);
+    When::AnyOf(&[KVM_IOCTLS, Test::Equal(1, libc::FIONBIO), Test::Equal(1, libc::FIONREAD)]);
 const NOT_EXECUTABLE: When = When::ArgMasked(2, libc::PROT_EXEC as u64, 0);
 const PRCTLS: &[u64] = &[libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64];
 const FCNTLS: &[u64] = &[

@@ -52,6 +52,6 @@ fn register_sysfs(kernel: &Arc<Kernel>) {
 /// A file system with nothing in it: cgroup hierarchies and message queues, which the sandbox does not have inside.
 fn empty(name: &'static str, magic: u64) -> SysResult<Arc<dyn FileSystem>> {
     let fs = PseudoFs::new(name, magic, Device::new_anonymous());
-    fs.set_root(PseudoDir::new(&fs, 0o555, StaticDir::new()));
+    fs.set_root(PseudoDir::inode(&fs, 0o555, StaticDir::new()));
     Ok(fs)
 }

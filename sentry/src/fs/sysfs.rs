@@ -21,10 +21,11 @@ pub fn mount(kernel: &Arc<Kernel>, device: Device) -> SysResult<Arc<dyn FileSyst
 }
 
 fn tree(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
-    let dir = |children: StaticDir| PseudoDir::new(fs, 0o755, children);
+    let dir = |children: StaticDir| PseudoDir::inode(fs, 0o755, children);
     let empty = || dir(StaticDir::new());
-    let show =
-        |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
+    let show = |show: fn(&Kernel) -> String| {
+        PseudoFile::inode(fs, 0o444, SystemFile { kernel: kernel.clone(), show })
+    };
     let hugepage = StaticDir::new()
         .with("enabled", show(|_| "always [madvise] never\n".into()))
         .with("hpage_pmd_size", show(|_| "2097152\n".into()));
@@ -47,8 +48,9 @@ fn tree(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
 }
 
 fn cpus(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
-    let show =
-        |show: fn(&Kernel) -> String| PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show });
+    let show = |show: fn(&Kernel) -> String| {
+        PseudoFile::inode(fs, 0o444, SystemFile { kernel: kernel.clone(), show })
+    };
     let mut dir = StaticDir::new()
         .with("kernel_max", show(|_| "8191\n".into()))
         .with("offline", show(|_| "\n".into()))
@@ -60,10 +62,10 @@ fn cpus(fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> Arc<dyn Inode> {
             .with("core_siblings_list", show(online))
             .with("package_cpus_list", show(online))
             .with("physical_package_id", show(|_| "0\n".into()));
-        let cpu = StaticDir::new().with("topology", PseudoDir::new(fs, 0o755, topology));
-        dir = dir.with(&format!("cpu{n}"), PseudoDir::new(fs, 0o755, cpu));
+        let cpu = StaticDir::new().with("topology", PseudoDir::inode(fs, 0o755, topology));
+        dir = dir.with(&format!("cpu{n}"), PseudoDir::inode(fs, 0o755, cpu));
     }
-    PseudoDir::new(fs, 0o755, dir)
+    PseudoDir::inode(fs, 0o755, dir)
 }
 
 fn online(kernel: &Kernel) -> String {

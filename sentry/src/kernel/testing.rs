@@ -44,7 +44,7 @@ pub struct TestKernel {
 
 impl TestKernel {
     /// A kernel with one pid namespace besides its own.
-    pub fn new() -> TestKernel {
+    pub fn boot() -> TestKernel {
         let platform = FakePlatform::new();
         let config = KernelConfig { hostname: "test".into(), system_info: SystemInfo::from_host() };
         let kernel = Kernel::new(platform.clone(), Arc::new(Silent), config).unwrap();

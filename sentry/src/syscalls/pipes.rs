@@ -7,7 +7,7 @@ use crate::errno::{Errno, SysResult};
 use crate::fs::anonymous::{AnonymousInode, Pseudo, next_ino};
 use crate::fs::pipe::Pipe;
 use crate::task::{Resource, SyscallContext};
-use crate::vfs::{Fd, File, OpenFlags};
+use crate::vfs::{Fd, File, Inode, OpenFlags};
 
 /// Gives `file` the lowest free descriptor, close-on-exec if `flags` say so. `EMFILE`.
 pub(crate) fn install(ctx: &SyscallContext<'_>, file: Arc<File>, flags: OpenFlags) -> SysResult<Fd> {
@@ -61,6 +61,8 @@ fn make_pipe(ctx: &mut SyscallContext<'_>, addr: u64, flags: OpenFlags) -> SysRe
     let who = ctx.task.credentials();
     let inode = AnonymousInode::new(Pseudo::Pipe, ino, who.fsuid, who.fsgid);
     let (reader, writer) = Pipe::pair(ino);
+    // Opening it again through `/proc/self/fd` finds the same pipe.
+    inode.attachments().pipe_or(|| reader.pipe().clone());
     let reader = File::new(Arc::new(reader), inode.clone(), None, flags);
     let writer = File::new(Arc::new(writer), inode, None, flags | OpenFlags::WRONLY);
     install_pair(ctx, [reader, writer], flags, addr)

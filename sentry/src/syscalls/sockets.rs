@@ -344,7 +344,7 @@ fn receive(
 ) -> SysResult<Receipt> {
     let wait = Wait { file, dontwait: flags.contains(MsgFlags::DONTWAIT), timeout: socket.receive_timeout() };
     let queue = socket.queue().clone();
-    let mut step = |ctx: &mut SyscallContext<'_>, dst: &mut UserIo| {
+    let step = |ctx: &mut SyscallContext<'_>, dst: &mut UserIo| {
         wait.until(ctx, &queue, PollEvents::READABLE | PollEvents::RDHUP, |_| socket.receive(dst, flags))
     };
     let mut receipt = step(ctx, dst)?;

@@ -156,9 +156,9 @@ pub fn prlimit64(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
             let namespace = ctx.task.pid_namespace().ok_or(Errno::ESRCH)?;
             let task = namespace.task(pid).ok_or(Errno::ESRCH)?;
             let (who, whom) = (ctx.task.credentials(), task.credentials());
-            let users_match = [whom.euid, whom.suid, whom.uid].iter().all(|&uid| uid == who.uid);
-            let groups_match = [whom.egid, whom.sgid, whom.gid].iter().all(|&gid| gid == who.gid);
-            if !(users_match && groups_match) && !who.has(Capability::SYS_RESOURCE) {
+            let other_user = [whom.euid, whom.suid, whom.uid].iter().any(|&uid| uid != who.uid);
+            let other_group = [whom.egid, whom.sgid, whom.gid].iter().any(|&gid| gid != who.gid);
+            if (other_user || other_group) && !who.has(Capability::SYS_RESOURCE) {
                 return Err(Errno::EPERM);
             }
             task.thread_group().clone()

@@ -48,7 +48,7 @@ fn ended(task: &Arc<Task>) -> ExitStatus {
 
 #[test]
 fn exit_status_and_nothing_left() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let task = test.spawn([exit_group(0x1234)]);
     assert_eq!(ended(&task), ExitStatus::Exited(0x34));
     test.expect_deserted();
@@ -57,7 +57,7 @@ fn exit_status_and_nothing_left() {
 
 #[test]
 fn parent_reaps_its_child_and_sees_its_status() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let (forked, reaped, missing) = (Seen::default(), Seen::default(), Seen::default());
     let status = Seen::default();
     let look = status.clone();
@@ -85,7 +85,7 @@ fn parent_reaps_its_child_and_sees_its_status() {
 
 #[test]
 fn init_takes_its_namespace_along() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let steps = [fork(), fork(), fork(), call(linux::__NR_pause, [0; 6])];
     let (init, local) = test.prepare(steps);
     for _ in 0..3 {
@@ -100,7 +100,7 @@ fn init_takes_its_namespace_along() {
 
 #[test]
 fn init_is_safe_from_its_own_namespace_without_a_handler() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let init = test.spawn(sleep_for_ever());
     let group = init.thread_group();
     for signal in [Signal::TERM, Signal::KILL, Signal::STOP] {
@@ -116,7 +116,7 @@ fn init_is_safe_from_its_own_namespace_without_a_handler() {
 
 #[test]
 fn pids_limit_refuses_the_next_task_and_recovers() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     test.cgroup.set_pids_max(2);
     let (second, third) = (Seen::default(), Seen::default());
     let steps = [
@@ -145,7 +145,7 @@ fn handle(task: &Task, flags: u32) {
 
 #[test]
 fn handler_runs_on_a_frame_and_sigreturn_restores_everything() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let before = Registers {
         rax: 1,
         rbx: 2,
@@ -220,7 +220,7 @@ fn privileged_flags_and_selectors_in_a_frame_have_no_effect() {
         (18 * 8, 0x10, ExitStatus::Signaled { signal: Signal::SEGV, core: false }),
         (16 * 8 + 7, 0x80, ExitStatus::Signaled { signal: Signal::SEGV, core: false }),
     ] {
-        let test = TestKernel::new();
+        let test = TestKernel::boot();
         let (task, local) = test.prepare(patch(offset, byte));
         handle(&task, 0);
         task.thread_group().send_signal(SigInfo::kill(Signal::USR1, 1, 0));
@@ -232,7 +232,7 @@ fn privileged_flags_and_selectors_in_a_frame_have_no_effect() {
 
 /// What a blocked `call` returns, or its number if it is made again, when a handler with `flags` interrupts it.
 fn interrupted(number: u32, args: [u64; 6], flags: u32) -> u64 {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let seen = Seen::default();
     let keep = seen.clone();
     let steps: Vec<Step> = vec![
@@ -267,7 +267,7 @@ fn restart_rules() {
 
 #[test]
 fn stop_continue_and_kill() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let init = test.spawn(sleep_for_ever());
     let child = test.spawn(sleep_for_ever());
     let group = child.thread_group().clone();
@@ -287,7 +287,7 @@ fn stop_continue_and_kill() {
 
 #[test]
 fn a_paused_task_stands_still_and_can_be_killed() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let task = test.spawn(sleep_for_ever());
     std::thread::sleep(Duration::from_millis(10));
     test.cgroup.set_frozen(true);
@@ -300,7 +300,7 @@ fn a_paused_task_stands_still_and_can_be_killed() {
 
 #[test]
 fn two_hundred_children_in_turn_leave_nothing() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let steps: Vec<Step> = (0..200).flat_map(|_| [fork(), wait_any()]).chain([exit_group(0)]).collect();
     let (task, local) = test.prepare(steps);
     for _ in 0..200 {

@@ -61,11 +61,11 @@ impl Resources {
 
     /// Gives everything back. The sentry has closed its connections or is dead.
     pub(super) async fn release(self) {
-        if let Some(gofer) = &self.gofer {
-            if tokio::time::timeout(GOFER_GRACE, gofer.wait()).await.is_err() {
-                gofer.kill();
-                gofer.wait().await;
-            }
+        if let Some(gofer) = &self.gofer
+            && tokio::time::timeout(GOFER_GRACE, gofer.wait()).await.is_err()
+        {
+            gofer.kill();
+            gofer.wait().await;
         }
         let Self { bundle, cgroup, record, .. } = self;
         let _ = tokio::task::spawn_blocking(move || {

@@ -62,13 +62,13 @@ impl Directory for FdDir {
         let file = self.at.subject.task()?.files().get(fd).map_err(|_| Errno::ENOENT)?;
         let at = self.numbered(fd);
         Ok(match self.view {
-            FdView::Info => PseudoFile::new(&fs, 0o444, FdInfo { at, fd }),
+            FdView::Info => PseudoFile::inode(&fs, 0o444, FdInfo { at, fd }),
             FdView::Link => {
                 let flags = file.flags();
                 let path_only = flags.contains(OpenFlags::PATH);
                 let readable = if flags.readable() || path_only { 0o500 } else { 0 };
                 let writable = if flags.writable() { 0o300 } else { 0 };
-                PseudoLink::new(&fs, readable | writable, MagicLink { at, which: Magic::Fd(fd) })
+                PseudoLink::inode(&fs, readable | writable, MagicLink { at, which: Magic::Fd(fd) })
             }
         })
     }

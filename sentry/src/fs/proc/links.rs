@@ -144,7 +144,7 @@ impl NamespaceLink {
         let mut children = StaticDir::new();
         for (&(name, kind, id), n) in NAMESPACES.iter().zip(FIRST..) {
             let link = NamespaceLink { at: subject.numbered(n), kind, id };
-            children = children.with(name, PseudoLink::new(fs, 0o777, link));
+            children = children.with(name, PseudoLink::inode(fs, 0o777, link));
         }
         OwnedDir { at: subject.numbered(FIRST - 1), children }
     }

@@ -71,7 +71,7 @@ impl Subject {
 
     /// The directory's inode.
     pub fn directory(self, fs: &Arc<PseudoFs>) -> Arc<dyn Inode> {
-        PseudoDir::new(fs, 0o555, ProcessDir { fs: Arc::downgrade(fs), subject: self })
+        PseudoDir::inode(fs, 0o555, ProcessDir { fs: Arc::downgrade(fs), subject: self })
     }
 }
 
@@ -206,12 +206,12 @@ impl ProcessDir {
     fn subdirectory(&self, fs: &Arc<PseudoFs>, name: &[u8], at: Numbered) -> SysResult<Arc<dyn Inode>> {
         let fs_weak = self.fs.clone();
         Ok(match name {
-            b"fd" => PseudoDir::new(fs, 0o500, FdDir { fs: fs_weak, at, view: FdView::Link }),
-            b"fdinfo" => PseudoDir::new(fs, 0o555, FdDir { fs: fs_weak, at, view: FdView::Info }),
-            b"ns" => PseudoDir::new(fs, 0o511, NamespaceLink::directory(fs, &self.subject)),
-            b"net" => PseudoDir::new(fs, 0o555, texts::net_directory(fs, &self.subject)),
+            b"fd" => PseudoDir::inode(fs, 0o500, FdDir { fs: fs_weak, at, view: FdView::Link }),
+            b"fdinfo" => PseudoDir::inode(fs, 0o555, FdDir { fs: fs_weak, at, view: FdView::Info }),
+            b"ns" => PseudoDir::inode(fs, 0o511, NamespaceLink::directory(fs, &self.subject)),
+            b"net" => PseudoDir::inode(fs, 0o555, texts::net_directory(fs, &self.subject)),
             b"task" if self.subject.view == View::Process => {
-                PseudoDir::new(fs, 0o555, TaskDir { fs: fs_weak, at })
+                PseudoDir::inode(fs, 0o555, TaskDir { fs: fs_weak, at })
             }
             _ => return Err(Errno::ENOENT),
         })
@@ -234,10 +234,10 @@ impl Directory for ProcessDir {
         self.subject.task()?;
         let at = self.subject.numbered(Self::number(name).ok_or(Errno::ENOENT)?);
         if let Some(&(_, mode, guard, show, store)) = FILES.iter().find(|row| row.0.as_bytes() == name) {
-            return Ok(PseudoFile::new(&fs, mode, ProcessFile { at, guard, show, store }));
+            return Ok(PseudoFile::inode(&fs, mode, ProcessFile { at, guard, show, store }));
         }
         if let Some(&(_, which)) = MAGIC.iter().find(|row| row.0.as_bytes() == name) {
-            return Ok(PseudoLink::new(&fs, 0o777, MagicLink { at, which: Magic::Place(which) }));
+            return Ok(PseudoLink::inode(&fs, 0o777, MagicLink { at, which: Magic::Place(which) }));
         }
         self.subdirectory(&fs, name, at)
     }
@@ -338,6 +338,6 @@ impl Subject {
     /// A text file below one of the process's directories.
     pub fn file(&self, fs: &Arc<PseudoFs>, n: u64, mode: u32, show: Show) -> Arc<dyn Inode> {
         let file = ProcessFile { at: self.numbered(n), guard: Guard::Mode, show, store: None };
-        PseudoFile::new(fs, mode, file)
+        PseudoFile::inode(fs, mode, file)
     }
 }

@@ -26,16 +26,16 @@ impl Root {
     ) -> SysResult<Arc<dyn Inode>> {
         let own = |thread| links::Own { namespace: namespace.clone(), thread };
         let fixed = StaticDir::new()
-            .with("self", PseudoLink::new(fs, 0o777, own(false)))
-            .with("thread-self", PseudoLink::new(fs, 0o777, own(true)))
-            .with("mounts", PseudoLink::new(fs, 0o777, "self/mounts"))
-            .with("net", PseudoLink::new(fs, 0o777, "self/net"))
+            .with("self", PseudoLink::inode(fs, 0o777, own(false)))
+            .with("thread-self", PseudoLink::inode(fs, 0o777, own(true)))
+            .with("mounts", PseudoLink::inode(fs, 0o777, "self/mounts"))
+            .with("net", PseudoLink::inode(fs, 0o777, "self/net"))
             .with("sys", sys::directory(fs, kernel)?)
-            .with("sysvipc", PseudoDir::new(fs, 0o555, StaticDir::new()))
-            .with("tty", PseudoDir::new(fs, 0o555, StaticDir::new()))
-            .with("fs", PseudoDir::new(fs, 0o555, StaticDir::new()));
+            .with("sysvipc", PseudoDir::inode(fs, 0o555, StaticDir::new()))
+            .with("tty", PseudoDir::inode(fs, 0o555, StaticDir::new()))
+            .with("fs", PseudoDir::inode(fs, 0o555, StaticDir::new()));
         let fixed = system::add_to(fixed, fs, kernel);
-        Ok(PseudoDir::new(fs, 0o555, Root { fs: Arc::downgrade(fs), namespace: namespace.clone(), fixed }))
+        Ok(PseudoDir::inode(fs, 0o555, Root { fs: Arc::downgrade(fs), namespace: namespace.clone(), fixed }))
     }
 }
 

@@ -73,22 +73,22 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn show(&self, show: fn(&Kernel) -> String) -> Arc<dyn Inode> {
-        PseudoFile::new(self.fs, 0o444, SystemFile { kernel: self.kernel.clone(), show })
+        PseudoFile::inode(self.fs, 0o444, SystemFile { kernel: self.kernel.clone(), show })
     }
 
     fn kept(&self, value: &str) -> Arc<dyn Inode> {
-        PseudoFile::new(self.fs, 0o644, Kept { value: Mutex::new(format!("{value}\n").into_bytes()) })
+        PseudoFile::inode(self.fs, 0o644, Kept { value: Mutex::new(format!("{value}\n").into_bytes()) })
     }
 
     fn dir(&self, children: StaticDir) -> Arc<dyn Inode> {
-        PseudoDir::new(self.fs, 0o555, children)
+        PseudoDir::inode(self.fs, 0o555, children)
     }
 
     fn kernel_dir(&self) -> SysResult<Arc<dyn Inode>> {
         let boot_id = Kept { value: Mutex::new(format!("{}\n", uuid()?).into_bytes()) };
         let random = StaticDir::new()
-            .with("boot_id", PseudoFile::new(self.fs, 0o444, boot_id))
-            .with("uuid", PseudoFile::new(self.fs, 0o444, RandomUuid))
+            .with("boot_id", PseudoFile::inode(self.fs, 0o444, boot_id))
+            .with("uuid", PseudoFile::inode(self.fs, 0o444, RandomUuid))
             .with("entropy_avail", self.show(|_| "256\n".into()))
             .with("poolsize", self.show(|_| "256\n".into()));
         Ok(self.dir(

@@ -29,8 +29,11 @@ impl Text for SystemFile {
     }
 }
 
-/// Name and content of every such file.
-const FILES: &[(&str, fn(&Kernel) -> String)] = &[
+/// Name and content of a file.
+type Row = (&'static str, fn(&Kernel) -> String);
+
+/// Every such file.
+const FILES: &[Row] = &[
     ("cmdline", |_| "caisson\n".into()),
     ("cpuinfo", cpuinfo),
     ("devices", |_| DEVICES.into()),
@@ -55,7 +58,7 @@ const DEVICES: &str =
 /// Adds all of them to the root directory.
 pub fn add_to(mut dir: StaticDir, fs: &Arc<PseudoFs>, kernel: &Arc<Kernel>) -> StaticDir {
     for &(name, show) in FILES {
-        dir = dir.with(name, PseudoFile::new(fs, 0o444, SystemFile { kernel: kernel.clone(), show }));
+        dir = dir.with(name, PseudoFile::inode(fs, 0o444, SystemFile { kernel: kernel.clone(), show }));
     }
     dir
 }

@@ -44,7 +44,7 @@ pub struct PseudoDir<D: ?Sized = dyn Directory> {
 
 impl<D: Directory> PseudoDir<D> {
     /// A directory with permission bits `mode`.
-    pub fn new(fs: &Arc<PseudoFs>, mode: u32, source: D) -> Arc<dyn Inode> {
+    pub fn inode(fs: &Arc<PseudoFs>, mode: u32, source: D) -> Arc<dyn Inode> {
         Arc::new(PseudoDir { node: Node::new(fs, FileType::Directory, mode, &source), source })
     }
 }

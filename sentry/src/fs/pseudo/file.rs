@@ -52,7 +52,7 @@ pub struct PseudoFile<T> {
 
 impl<T: Text> PseudoFile<T> {
     /// A file with permission bits `mode`.
-    pub fn new(fs: &Arc<PseudoFs>, mode: u32, source: T) -> Arc<dyn Inode> {
+    pub fn inode(fs: &Arc<PseudoFs>, mode: u32, source: T) -> Arc<dyn Inode> {
         Arc::new(PseudoFile {
             node: Node::new(fs, FileType::Regular, mode, &source),
             source: Arc::new(source),

@@ -37,7 +37,7 @@ pub struct PseudoLink<L> {
 
 impl<L: Link> PseudoLink<L> {
     /// A link; `mode` is what `lstat` shows.
-    pub fn new(fs: &Arc<PseudoFs>, mode: u32, source: L) -> Arc<dyn Inode> {
+    pub fn inode(fs: &Arc<PseudoFs>, mode: u32, source: L) -> Arc<dyn Inode> {
         Arc::new(PseudoLink { node: Node::new(fs, FileType::Symlink, mode, &source), source })
     }
 }

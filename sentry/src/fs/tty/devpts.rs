@@ -93,7 +93,7 @@ pub fn mount(options: Options, timers: &Arc<Timers>) -> Arc<PseudoFs> {
         instance: instance.clone(),
         attachments: Attachments::default(),
     });
-    fs.set_root(PseudoDir::new(&fs, 0o755, Root { instance, ptmx }));
+    fs.set_root(PseudoDir::inode(&fs, 0o755, Root { instance, ptmx }));
     fs
 }
 

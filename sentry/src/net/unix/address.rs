@@ -73,16 +73,19 @@ impl UnixAddress {
     }
 }
 
+/// What makes an abstract name: the type of its socket, and its bytes.
+type AbstractKey = (SocketType, Vec<u8>);
+
 /// The abstract names of a network namespace. Names of different socket types do not meet.
 #[derive(Default)]
 pub struct AbstractNames {
-    sockets: Mutex<HashMap<(SocketType, Vec<u8>), Weak<UnixSocket>>>,
+    sockets: Mutex<HashMap<AbstractKey, Weak<UnixSocket>>>,
 }
 
 /// A name that is taken until this is dropped.
 pub struct NameGuard {
     names: Arc<AbstractNames>,
-    key: (SocketType, Vec<u8>),
+    key: AbstractKey,
 }
 
 impl Drop for NameGuard {

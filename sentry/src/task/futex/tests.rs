@@ -25,7 +25,7 @@ fn wait_in_background(
 
 #[test]
 fn wait_compares_times_out_and_is_woken() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let (task, _local) = test.prepare(sleep_for_ever());
     let futexes = test.kernel.futexes();
     let mm = task.mm();
@@ -43,7 +43,7 @@ fn wait_compares_times_out_and_is_woken() {
 
 #[test]
 fn requeued_waiter_is_woken_at_its_new_place_and_can_time_out_there() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let (task, _local) = test.prepare(sleep_for_ever());
     let futexes = test.kernel.futexes();
     let mm = task.mm();
@@ -64,7 +64,7 @@ fn requeued_waiter_is_woken_at_its_new_place_and_can_time_out_there() {
 #[test]
 fn no_wake_up_is_lost_between_two_threads() {
     const ROUNDS: u32 = 20_000;
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let tasks = [test.prepare(sleep_for_ever()).0, test.prepare(sleep_for_ever()).0];
     // Both work on the first one's memory; a task only lends its place to sleep.
     let mm = tasks[0].mm();
@@ -97,7 +97,7 @@ fn no_wake_up_is_lost_between_two_threads() {
 
 #[test]
 fn wake_op_changes_compares_and_wakes() {
-    let test = TestKernel::new();
+    let test = TestKernel::boot();
     let (task, _local) = test.prepare(sleep_for_ever());
     let (futexes, mm) = (test.kernel.futexes(), task.mm());
     // FUTEX_OP(ADD, 5, EQ, 0)
