@@ -12,6 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use caisson_proto::control::Stdio;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -157,13 +158,32 @@ fn fifo(stream: &'static str, path: &Path) -> Result<(OwnedFd, Option<OwnedFd>),
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         OpenOptions::new().read(read).write(write).custom_flags(flags).open(path).map_err(failed)
     };
+    // Kept open: were it closed again, the reader would see the end of the output.
+    let early = if stream == "stdin" { None } else { await_reader(path) };
     let reader = open(true, false)?;
     if !reader.metadata().map_err(failed)?.file_type().is_fifo() {
         return Ok((blocking(open(true, stream != "stdin")?).map_err(failed)?, None));
     }
-    let writer = open(false, true)?;
+    let writer = early.map_or_else(|| open(false, true), Ok)?;
     let writer = blocking(writer).map_err(failed)?;
     Ok((blocking(reader).map_err(failed)?, Some(writer)))
+}
+
+/// Waits for whoever reads the output to open the FIFO, as runc's shim does: what a quick process writes before that would be lost
+/// with the last descriptor. A reader that never comes delays the start, but does not prevent it.
+fn await_reader(path: &Path) -> Option<File> {
+    const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+    let begun = Instant::now();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    while begun.elapsed() < PATIENCE {
+        match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+            Ok(writer) => return Some(writer),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {}
+            Err(_) => return None,
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    None
 }
 
 /// Clears `O_NONBLOCK`. The description is ours alone, so nobody else notices.
