@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Pipe, PipeEnd};
 use crate::errno::{Errno, SysResult};
-use crate::fs::anonymous::next_ino;
+use crate::fs::anonymous::{AnonymousInode, next_ino};
 use crate::task::{SyscallContext, block};
 use crate::vfs::{Access, FileOps, Inode, OpenFlags};
 use crate::wait::PollEvents;
@@ -22,6 +22,11 @@ pub fn open_fifo(
     flags: OpenFlags,
 ) -> SysResult<Arc<dyn FileOps>> {
     let pipe = inode.attachments().pipe_or(|| Pipe::new(next_ino())).ok_or(Errno::EIO)?;
+    // A pipe without a name, opened again through `/proc/self/fd`, does not wait for a partner (Linux's `is_pipe`).
+    if inode.downcast::<AnonymousInode>().is_some() {
+        let (end, _) = pipe.open(flags - OpenFlags::NONBLOCK)?;
+        return Ok(Arc::new(end));
+    }
     let (end, wait) = pipe.open(flags)?;
     if let Some(wait) = wait {
         block::until(ctx, &pipe.queue, PARTNER, None, |_| {
