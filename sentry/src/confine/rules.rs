@@ -3,7 +3,7 @@
 //! What is not here kills the process. Absent on purpose: everything that takes a path (`open*`, `stat*`, `mount`, `unlink`, …), makes a
 //! socket that leaves the sandbox (`socket`), runs a program (`execve*`), looks into processes (`ptrace`, `process_vm_*`, `pidfd_*`), makes a
 //! process (`fork`; `clone` only for threads), or makes memory executable. `clone3` hides its flags in memory, where a filter cannot see
-//! them, so it fails with `ENOSYS` ([`UNSEEN`]) and the C library falls back to `clone`.
+//! them, so it fails with `ENOSYS` ([`UNSEEN`]) and the C library falls back to `clone`; `openat` fails likewise, it never opens anything.
 
 use libc::c_long;
 
