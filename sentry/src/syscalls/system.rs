@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::kernel::system_info::{RELEASE, VERSION};
+use crate::mm::UserIo;
 use crate::task::namespaces::UtsNames;
 use crate::task::{Capability, Resource, Rlimit, SyscallContext, ThreadGroup};
 
@@ -225,9 +226,6 @@ pub fn getrusage(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     Ok(0)
 }
 
-/// The most bytes one `getrandom` gives (`MAX_RW_COUNT`).
-const MAX_RANDOM: usize = 0x7fff_f000;
-
 /// `getrandom`
 pub fn getrandom(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     const KNOWN: u32 = linux::GRND_NONBLOCK | linux::GRND_RANDOM | linux::GRND_INSECURE;
@@ -236,18 +234,8 @@ pub fn getrandom(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     if flags & !KNOWN != 0 || flags & both == both {
         return Err(Errno::EINVAL);
     }
-    let mm = ctx.task.mm();
-    let len = usize::try_from(args.raw(1)).unwrap_or(usize::MAX).min(MAX_RANDOM);
-    let mut chunk = [0; 256];
-    for start in (0..len).step_by(chunk.len()) {
-        let part = chunk.get_mut(..len.saturating_sub(start).min(256)).unwrap_or_default();
-        crate::fs::random::random_bytes(part)?;
-        match mm.write_bytes(args.raw(0).wrapping_add(start as u64), part) {
-            Err(_) if start > 0 => return Ok(start),
-            other => other?,
-        }
-    }
-    Ok(len)
+    let mut dst = UserIo::buffer(ctx.task.mm(), args.raw(0), args.raw(1))?;
+    crate::fs::random::fill(&mut dst)
 }
 
 /// `personality`
