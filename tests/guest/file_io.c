@@ -103,6 +103,11 @@ static void attributes(void) {
     fstat(fd, &status);
     printf("mtime moved %d ctime not before %d\n", status.st_mtim.tv_sec > before.tv_sec || status.st_mtim.tv_nsec != before.tv_nsec,
            status.st_ctim.tv_sec >= status.st_mtim.tv_sec);
+    char *mapped = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd = open("t", O_RDWR), 0);
+    mapped[0] = 'z';
+    munmap(mapped, 1);
+    fstat(fd, &status);
+    printf("whoever wrote and mapped it, its owner is %d %d\n", status.st_uid, status.st_gid);
     symlink("t", "lt");
     TRY(lchown("lt", 5, 6));
     lstat("lt", &status);
@@ -249,7 +254,43 @@ static void locks(void) {
     TRY(flock(two, LOCK_EX | LOCK_NB));
 }
 
+/* Links in a sticky directory that everybody may write to are followed as fs.protected_symlinks says. */
+static void sticky_links(void) {
+    char setting[8] = "";
+    int fd = open("/proc/sys/fs/protected_symlinks", O_RDONLY);
+    TRY(read(fd, setting, sizeof setting));
+    mkdir("sticky", 0755);
+    TRY(chmod("sticky", 01777));
+    write_file("sticky/file", "x");
+    TRY(symlink("file", "sticky/own"));
+    TRY(symlink("file", "sticky/other's"));
+    TRY(lchown("sticky/other's", 5, 6));
+    TRY(chown("sticky/file", 5, 6));
+    TRY_OK(open("sticky/own", O_RDONLY));
+    int other = open("sticky/other's", O_RDONLY), denied = other == -1 && errno == EACCES;
+    close(other);
+    printf("as the setting says: %d\n", denied == (setting[0] != '0'));
+    IN_CHILD("a third party") {
+        setgid(7);
+        setuid(7);
+        TRY_OK(open("sticky/own", O_RDONLY));
+        denied = open("sticky/other's", O_RDONLY) == -1 && errno == EACCES;
+        printf("as the setting says: %d\n", denied == (setting[0] != '0'));
+    }
+    IN_CHILD("the link's owner") {
+        setgid(6);
+        setuid(5);
+        TRY_OK(open("sticky/other's", O_RDWR));
+    }
+    TRY(lchown("sticky", 5, 6));
+    TRY_OK(open("sticky/other's", O_RDONLY));
+}
+
 int main(void) {
+    /* Where it is started may be a sticky directory. */
+    mkdir("plain", 0755);
+    TRY(chdir("plain"));
+    sticky_links();
     input_output();
     attributes();
     directories();

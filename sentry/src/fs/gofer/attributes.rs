@@ -39,7 +39,8 @@ impl Cached {
         self.valid && (fs.is_exclusive() || self.learned.elapsed() < JUST_WALKED)
     }
 
-    /// Reads them from a host descriptor of the same file; the time of birth stays.
+    /// Reads them from a host descriptor of the same file; the time of birth stays, and so does the owner: the sentry's user
+    /// namespace has one id, so that `fstat` calls everybody else's files those of 65534. Only the gofer can tell owners.
     pub(super) fn read(&mut self, fd: impl AsFd) -> SysResult<()> {
         let host = nix::sys::stat::fstat(fd)?;
         let time = |seconds: i64, nanoseconds: i64| Timestamp {
@@ -49,8 +50,6 @@ impl Cached {
         let attr = wire::Attr {
             permissions: host.st_mode & wire::attr::PERMISSIONS,
             nlink: u32::try_from(host.st_nlink).unwrap_or(u32::MAX),
-            uid: host.st_uid,
-            gid: host.st_gid,
             size: u64::try_from(host.st_size).unwrap_or(0),
             blocks: u64::try_from(host.st_blocks).unwrap_or(0),
             atime: time(host.st_atime, host.st_atime_nsec),
@@ -111,5 +110,43 @@ pub(super) fn to_wire(change: &SetAttr) -> wire::SetAttr {
         permissions: change.mode.map(|mode| mode & wire::attr::PERMISSIONS),
         atime: time(change.atime),
         mtime: time(change.mtime),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_does_not_tell_the_owner() {
+        let mine = tempfile::tempfile().unwrap();
+        mine.set_len(5).unwrap();
+        let somebody = wire::Attr { uid: 4_242, gid: 4_343, ..attr_of_nothing() };
+        let mut cached = Cached::new(somebody);
+        cached.spoil();
+        cached.read(&mine).unwrap();
+        assert!(cached.valid);
+        assert_eq!((cached.attr.uid, cached.attr.gid, cached.attr.size), (4_242, 4_343, 5));
+    }
+
+    fn attr_of_nothing() -> wire::Attr {
+        let never = Timestamp::default();
+        wire::Attr {
+            ino: 1,
+            dev: wire::Device::default(),
+            kind: FileKind::Regular,
+            permissions: 0,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: wire::Device::default(),
+            size: 0,
+            blocks: 0,
+            block_size: 4096,
+            atime: never,
+            mtime: never,
+            ctime: never,
+            btime: never,
+        }
     }
 }

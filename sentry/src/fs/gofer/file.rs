@@ -42,7 +42,7 @@ impl FileOps for OpenFile {
     fn write(&self, file: &File, src: &mut dyn IoSrc, offset: &mut u64) -> SysResult<usize> {
         let appending = file.flags().contains(OpenFlags::APPEND).then(|| self.inode.append_lock().lock());
         if appending.is_some() {
-            *offset = self.inode.size_now(&self.handle)?;
+            *offset = self.handle.size()?;
         }
         let len = src.remaining();
         let written = src.write_to_host(self.handle.fd(), Some(*offset), len);
@@ -61,7 +61,7 @@ impl FileOps for OpenFile {
         let base = match whence {
             Whence::Start => 0,
             Whence::Current => current,
-            Whence::End => self.inode.current()?.size,
+            Whence::End => self.handle.size()?,
             Whence::Data | Whence::Hole => {
                 let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
                 let whence = if whence == Whence::Data { HostWhence::SeekData } else { HostWhence::SeekHole };

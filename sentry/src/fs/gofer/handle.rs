@@ -10,7 +10,7 @@ use caisson_proto::lisafs::FdId;
 use caisson_proto::lisafs::request::OpenFlags;
 
 use super::client::Client;
-use crate::errno::SysResult;
+use crate::errno::{Errno, SysResult};
 
 /// A donated descriptor.
 #[derive(Clone)]
@@ -26,6 +26,12 @@ impl Handle {
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// The file's size in bytes, as the host has it now.
+    pub(super) fn size(&self) -> SysResult<u64> {
+        let host = nix::sys::stat::fstat(self.fd())?;
+        u64::try_from(host.st_size).map_err(|_| Errno::EIO)
     }
 
     pub(super) fn is_writable(&self) -> bool {

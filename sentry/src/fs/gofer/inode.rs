@@ -118,7 +118,8 @@ impl GoferInode {
                 return Ok(cached.attr);
             }
         }
-        let handle = self.handles.lock().get(Want::Read);
+        // The owner of a shared file may have changed, which a descriptor does not tell.
+        let handle = if fs.is_exclusive() { self.handles.lock().get(Want::Read) } else { None };
         if let Some(handle) = handle {
             let mut cached = self.attr.lock();
             cached.read(handle.fd())?;
@@ -127,13 +128,6 @@ impl GoferInode {
         let attr = fs.client().stat(self.fd)?;
         self.learn(&attr);
         Ok(attr)
-    }
-
-    /// The size in bytes, as the host has it now.
-    pub(super) fn size_now(&self, handle: &Handle) -> SysResult<u64> {
-        let mut cached = self.attr.lock();
-        cached.read(handle.fd())?;
-        Ok(cached.attr.size)
     }
 
     /// A descriptor for reading or writing.

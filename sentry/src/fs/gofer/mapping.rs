@@ -32,7 +32,7 @@ impl MappedFile {
 impl Mappable for MappedFile {
     fn translate(&self, offset: u64, len: u64, write: bool) -> SysResult<Backing> {
         let handle = self.inode.handle(if write { Want::Write } else { Want::Read })?;
-        let size = self.inode.size_now(&handle)?;
+        let size = handle.size()?;
         let access = if handle.is_writable() { WindowAccess::ReadWrite } else { WindowAccess::ReadOnly };
         let source = WindowSource { fd: handle.fd(), access, size };
         let backing = self.windows.translate(source, offset, len, write)?;

@@ -7,7 +7,7 @@
 //! - **Names.** [`Sharing::Exclusive`] (a container's root): nobody else changes the tree, so names, absences and attributes hold
 //!   until this sentry changes them. [`Sharing::Shared`] (bind mounts): a walk asks the gofer about every component.
 //! - **Attributes** ([`attributes`]): exclusive ones hold until something that we do changes them on the host; they are then
-//!   read again from the donated descriptor with one host call, or from the gofer.
+//!   read again from the donated descriptor with one host call, or from the gofer. Owners only the gofer can tell.
 //! - **Descriptors** ([`handle`]): an opened file's host descriptor stays with the inode, up to a number per file system, so
 //!   that open, read, write, stat and close of a known file need no message. Data, and the page cache behind it, is the host's.
 //!

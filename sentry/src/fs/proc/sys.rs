@@ -140,7 +140,9 @@ impl Builder<'_> {
                 .with("mqueue", self.dir(mqueue))
                 .with("nr_open", self.kept("1048576"))
                 .with("pipe-max-size", self.kept("1048576"))
+                .with("protected_fifos", self.show(|_| "0\n".into()))
                 .with("protected_hardlinks", self.show(|_| "1\n".into()))
+                .with("protected_regular", self.show(|_| "0\n".into()))
                 .with("protected_symlinks", self.show(|_| "1\n".into())),
         )
     }
