@@ -14,7 +14,7 @@ use linux_raw_sys::auxvec as linux;
 use crate::errno::{Errno, SysResult};
 use crate::mm::{ImageInfo, MapFlags, MapRequest, Mm, Prot, UNLIMITED};
 use crate::platform::PAGE_SIZE;
-use crate::task::Credentials;
+use crate::task::{Credentials, rseq};
 
 /// Longest single string with its NUL (`MAX_ARG_STRLEN`).
 const MAX_STRING: usize = 32 * 4096;
@@ -190,6 +190,8 @@ fn vector(aux: &Auxv, who: &Credentials, strings: &Strings) -> Vec<(u64, u64)> {
         (linux::AT_SECURE, u64::from(aux.secure)),
         (linux::AT_RANDOM, strings.random),
         (linux::AT_HWCAP2, HWCAP2_FSGSBASE),
+        (linux::AT_RSEQ_FEATURE_SIZE, rseq::FEATURE_SIZE),
+        (linux::AT_RSEQ_ALIGN, rseq::ALIGN),
         (linux::AT_EXECFN, strings.asked),
         (linux::AT_PLATFORM, strings.platform),
         (linux::AT_MINSIGSTKSZ, aux.min_signal_stack),

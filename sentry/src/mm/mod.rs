@@ -27,7 +27,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -73,6 +73,7 @@ pub use window_cache::{WindowAccess, WindowCache, WindowSource};
 
 use crate::errno::{Errno, SysResult};
 use crate::platform::{Arena, Change, GVA_END, PAGE_SIZE, Platform, Space};
+use crate::task::processors::Processors;
 use crate::vfs::File;
 use extent_map::{ExtentMap, Run};
 use vma::Vma;
@@ -161,6 +162,8 @@ pub struct Mm {
     minor_faults: AtomicU64,
     /// Kinds of `membarrier` the process has registered for.
     barriers: AtomicU32,
+    /// Where its threads run, once it has had several.
+    processors: OnceLock<Arc<Processors>>,
 }
 
 impl Mm {
@@ -184,7 +187,18 @@ impl Mm {
             peak_rss_pages: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
             barriers: AtomicU32::new(0),
+            processors: OnceLock::new(),
         }))
+    }
+
+    /// The places of its threads: it has several from now on.
+    pub fn share_processors(&self, cpus: u32) -> Arc<Processors> {
+        self.processors.get_or_init(|| Processors::new(cpus)).clone()
+    }
+
+    /// The places of its threads, if it has had several.
+    pub fn shared_processors(&self) -> Option<Arc<Processors>> {
+        self.processors.get().cloned()
     }
 
     /// The translations that guest threads run on.

@@ -279,19 +279,36 @@ pub fn membarrier(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
     const REGISTER: u32 = cmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED as u32;
     const SYNC_CORE: u32 = cmd::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE as u32;
     const REGISTER_SYNC_CORE: u32 = cmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE as u32;
-    if args.uint(1) != 0 {
+    const RSEQ: u32 = cmd::MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ as u32;
+    const REGISTER_RSEQ: u32 = cmd::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_RSEQ as u32;
+    const KNOWN: u32 = PRIVATE | REGISTER | SYNC_CORE | REGISTER_SYNC_CORE | RSEQ | REGISTER_RSEQ;
+    const FLAG_CPU: u32 = linux::membarrier_cmd_flag::MEMBARRIER_CMD_FLAG_CPU as u32;
+    // One processor of all may be meant; all of them are within that.
+    if args.uint(1) != 0 && (args.uint(0), args.uint(1)) != (RSEQ, FLAG_CPU) {
         return Err(Errno::EINVAL);
     }
     let mm = ctx.task.mm();
     match args.uint(0) {
-        0 => return result(u64::from(PRIVATE | REGISTER | SYNC_CORE | REGISTER_SYNC_CORE)),
-        command @ (REGISTER | REGISTER_SYNC_CORE) => mm.register_barrier(command),
+        0 => return result(u64::from(KNOWN)),
+        command @ (REGISTER | REGISTER_SYNC_CORE | REGISTER_RSEQ) => mm.register_barrier(command),
         PRIVATE if mm.barrier_registered(REGISTER) => mm.barrier()?,
         SYNC_CORE if mm.barrier_registered(REGISTER_SYNC_CORE) => mm.barrier()?,
-        PRIVATE | SYNC_CORE => return Err(Errno::EPERM),
+        RSEQ if mm.barrier_registered(REGISTER_RSEQ) => restart_sequences(ctx)?,
+        PRIVATE | SYNC_CORE | RSEQ => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
     }
     Ok(0)
+}
+
+/// No thread of the process is left in a restartable sequence that it began before: whoever is in one finds a kick waiting when
+/// the barrier lets it go on, and restarts it.
+fn restart_sequences(ctx: &SyscallContext<'_>) -> SysResult {
+    for other in ctx.task.thread_group().members() {
+        if !Arc::ptr_eq(&other, ctx.task) {
+            other.disturb();
+        }
+    }
+    ctx.task.mm().barrier()
 }
 
 /// The memory of another process, as `ptrace` would let the caller have it. `ESRCH`, `EPERM`.

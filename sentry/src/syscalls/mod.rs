@@ -23,6 +23,7 @@ pub mod pipes;
 pub mod poll;
 pub mod prctl;
 pub mod process;
+pub mod rseq;
 pub mod rw;
 pub mod sched;
 pub mod signals;

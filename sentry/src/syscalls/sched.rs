@@ -6,7 +6,7 @@ use linux_raw_sys::general as linux;
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
-use crate::task::{Capability, Resource, SyscallContext, Task};
+use crate::task::{Capability, CpuMask, Resource, SyscallContext, Task};
 
 /// Real-time priorities are 1 to this.
 const MAX_RT_PRIORITY: i32 = 99;
@@ -163,43 +163,38 @@ pub fn sched_getattr(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usi
     Ok(0)
 }
 
-/// Words of a CPU mask: as many as the kernel would have for 64 CPUs.
-const MASK_WORDS: usize = 1;
-
-/// The CPUs that exist, as a mask.
-fn online(ctx: &SyscallContext<'_>) -> u64 {
-    let cpus = ctx.kernel().system_info().cpus;
-    1u64.checked_shl(cpus).map_or(u64::MAX, |bit| bit.wrapping_sub(1))
-}
-
 /// `sched_setaffinity(2)`
 pub fn sched_setaffinity(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    let len = usize::try_from(args.uint(1)).unwrap_or(usize::MAX).min(MASK_WORDS * 8);
-    let mut bytes = [0; MASK_WORDS * 8];
+    let cpus = ctx.kernel().system_info().cpus;
+    let words = CpuMask::All.words(cpus).len();
+    let len = (args.uint(1) as usize).min(words.saturating_mul(8));
+    let mut bytes = vec![0; words.saturating_mul(8)];
     let part = bytes.get_mut(..len).ok_or(Errno::EINVAL)?;
     ctx.task.mm().read_bytes(args.raw(2), part)?;
     let target = find(ctx, args.int(0))?;
     if !may_set(ctx, &target) {
         return Err(Errno::EPERM);
     }
-    let mask = u64::from_le_bytes(bytes) & online(ctx);
-    if mask == 0 {
+    let word = |chunk: &[u8]| chunk.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let asked = CpuMask::Only(bytes.chunks(8).map(word).collect());
+    let mask = asked.words(cpus);
+    if mask.iter().all(|word| *word == 0) {
         return Err(Errno::EINVAL);
     }
-    target.update_attributes(|attributes| attributes.affinity = vec![mask]);
+    target.set_affinity(CpuMask::Only(mask));
     Ok(0)
 }
 
 /// `sched_getaffinity(2)`
 pub fn sched_getaffinity(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
+    let cpus = ctx.kernel().system_info().cpus;
     let len = args.uint(1) as usize;
-    if len < MASK_WORDS * 8 || !len.is_multiple_of(8) {
+    if len.saturating_mul(8) < cpus as usize || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let target = find(ctx, args.int(0))?;
-    let mask = target.attributes().affinity.first().copied().unwrap_or(u64::MAX) & online(ctx);
-    ctx.task.mm().copy_out(args.raw(2), &mask)?;
-    Ok(MASK_WORDS * 8)
+    let mask = find(ctx, args.int(0))?.attributes().affinity.words(cpus);
+    ctx.task.mm().copy_out_slice(args.raw(2), &mask)?;
+    Ok(mask.len().saturating_mul(8))
 }
 
 /// The tasks that `getpriority`, `setpriority` and `ioprio_*` mean.

@@ -264,9 +264,10 @@ pub fn syslog(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 /// `getcpu`
 pub fn getcpu(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let mm = ctx.task.mm();
-    for address in [args.raw(0), args.raw(1)] {
+    const NODE: u32 = 0;
+    for (address, value) in [(args.raw(0), ctx.task.cpu()), (args.raw(1), NODE)] {
         if address != 0 {
-            mm.copy_out(address, &0u32)?;
+            mm.copy_out(address, &value)?;
         }
     }
     Ok(0)

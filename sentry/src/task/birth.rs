@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::process_group::ProcessGroup;
 use super::rlimit::Rlimits;
+use super::rseq::RseqState;
 use super::signal::{Signal, SignalHandlers, SignalSet};
 use super::thread_group::{Relations, StopState};
 use super::{
@@ -102,6 +103,8 @@ impl Task {
         let cgroup = Some(group.cgroup().charge()?);
         let signals = user.user().signals().clone();
         let charges = Charges { user: Some(user), signals, cgroup };
+        let cpus = kernel.system_info().cpus;
+        let cpu = parts.attributes.affinity.nth(pid.own().cast_unsigned(), cpus);
         let task_signals = TaskSignals { blocked: parts.blocked.blockable(), ..TaskSignals::default() };
         Ok(Arc::new(Task {
             kernel: kernel.clone(),
@@ -110,6 +113,8 @@ impl Task {
             waiter: Waiter::new(),
             kicker: parts.kicker,
             work: AtomicU32::new(0),
+            cpu: AtomicU32::new(cpu),
+            disturbed: AtomicBool::new(false),
             exiting: AtomicBool::new(false),
             credentials: RwLock::new(parts.credentials),
             namespaces: RwLock::new(parts.namespaces),
@@ -142,6 +147,7 @@ impl TaskLocal {
             saved_mask: None,
             alt_stack: AltStack::default(),
             clear_child_tid: 0,
+            rseq: RseqState::default(),
             robust_list: 0,
             vfork_done: None,
             fault: FaultRecord::default(),

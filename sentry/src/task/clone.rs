@@ -9,6 +9,7 @@ use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
 use super::birth::{GroupParts, Parentage, TaskParts, link};
+use super::rseq::RseqState;
 use super::signal::{Signal, SignalHandlers};
 use super::vfork::VforkDone;
 use super::{
@@ -202,6 +203,7 @@ fn build(ctx: &mut SyscallContext<'_>, args: &CloneArgs) -> SysResult<(Arc<Task>
     }
     let fresh_stack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
     let mut local = TaskLocal::new(machine, &mm, registers);
+    local.rseq = child_rseq(ctx, &mm, flags);
     if !fresh_stack {
         local.alt_stack = ctx.local.alt_stack;
     }
@@ -212,6 +214,25 @@ fn build(ctx: &mut SyscallContext<'_>, args: &CloneArgs) -> SysResult<(Arc<Task>
         local.vfork_done = Some(VforkDone::new(parent));
     }
     Ok((child, local))
+}
+
+/// With shared memory the child registers for itself, and both need places from now on; `vfork` leaves the memory to one at a
+/// time.
+fn child_rseq(ctx: &mut SyscallContext<'_>, mm: &Mm, flags: CloneFlags) -> RseqState {
+    if !flags.contains(CloneFlags::VM) {
+        return ctx.local.rseq.fork();
+    }
+    let mut child = RseqState::default();
+    let places = if flags.contains(CloneFlags::VFORK) {
+        mm.shared_processors()
+    } else {
+        Some(mm.share_processors(ctx.kernel().system_info().cpus))
+    };
+    if let Some(places) = places {
+        ctx.local.rseq.share(places.clone());
+        child.share(places);
+    }
+    child
 }
 
 fn fork_memory(parent: &Task) -> SysResult<Arc<Mm>> {

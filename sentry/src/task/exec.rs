@@ -52,6 +52,7 @@ pub fn replace(ctx: &mut SyscallContext<'_>, image: LoadedImage) -> SysResult {
     local.registers = image.registers;
     local.machine.reset_fpu()?;
     local.alt_stack = AltStack::default();
+    local.rseq = super::rseq::RseqState::default();
     local.restart = None;
     local.saved_mask = None;
     local.after = AfterCall::Keep;

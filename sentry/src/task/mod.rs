@@ -22,8 +22,10 @@ pub mod namespaces;
 pub mod pid;
 pub mod pidfd;
 pub mod process_group;
+pub mod processors;
 pub mod reap;
 pub mod rlimit;
+pub mod rseq;
 pub mod run;
 pub mod set_ids;
 pub mod signal;
@@ -45,6 +47,7 @@ pub use credentials::{Capability, Credentials};
 pub use namespaces::Namespaces;
 pub use pid::{Pid, PidNamespace};
 pub use process_group::{ControllingTerminal, ProcessGroup, Session};
+pub use processors::CpuMask;
 pub use rlimit::{Resource, Rlimit};
 pub use signal::{SigInfo, Signal, SignalSet};
 pub use thread_group::ThreadGroup;
@@ -85,6 +88,10 @@ pub struct Task {
     waiter: Arc<Waiter>,
     kicker: Kicker,
     work: AtomicU32,
+    /// See [`processors`].
+    cpu: AtomicU32,
+    /// It has to look after its restartable sequence before it goes on in the guest.
+    disturbed: AtomicBool,
     exiting: AtomicBool,
     credentials: RwLock<Arc<Credentials>>,
     namespaces: RwLock<Arc<Namespaces>>,
@@ -142,8 +149,8 @@ pub struct Attributes {
     pub sched_policy: u32,
     /// Real-time priority, 0 for the ordinary policies.
     pub sched_priority: i32,
-    /// CPUs it may run on; bit n is CPU n.
-    pub affinity: Vec<u64>,
+    /// Processors it may run on.
+    pub affinity: CpuMask,
     /// `PR_SET_PDEATHSIG`.
     pub parent_death_signal: Option<Signal>,
     /// Timer slack in nanoseconds.
@@ -161,7 +168,7 @@ impl Default for Attributes {
             nice: 0,
             sched_policy: 0,
             sched_priority: 0,
-            affinity: vec![u64::MAX],
+            affinity: CpuMask::All,
             parent_death_signal: None,
             timer_slack: 50_000,
             dumpable: true,
@@ -436,6 +443,8 @@ pub struct TaskLocal {
     pub alt_stack: AltStack,
     /// Cleared and woken at exit (`CLONE_CHILD_CLEARTID`, `set_tid_address`).
     pub clear_child_tid: u64,
+    /// Restartable sequences.
+    pub rseq: rseq::RseqState,
     /// The head of the robust futex list.
     pub robust_list: u64,
     /// Woken when the memory it borrowed from its parent is no longer used (`vfork`).

@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use super::signal::deliver::{AfterSignals, deliver};
 use super::signal::{ExitStatus, SigInfo, Signal};
-use super::{AfterCall, CurrentCall, FaultRecord, SyscallContext, Task, TaskLocal, Work, current, exit};
+use super::{
+    AfterCall, CurrentCall, FaultRecord, SyscallContext, Task, TaskLocal, Work, current, exit, rseq,
+};
 use crate::errno::Errno;
 use crate::observe::strace::Trace;
 use crate::platform::{Exit, GVA_END};
@@ -39,12 +41,14 @@ pub(crate) fn run(task: &Arc<Task>, local: &mut TaskLocal) {
     let mut left_guest = Instant::now();
     let status = loop {
         state = match state {
+            State::Guest if !rseq::enter(task, local) => State::Attend,
             State::Guest => {
                 let entered = Instant::now();
                 let stay = entered.saturating_duration_since(left_guest);
                 let system = nanos(stay.saturating_sub(take_slept()));
                 let exit = local.machine.run(&mut local.registers, &local.space);
                 left_guest = Instant::now();
+                rseq::leave(local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
                     Ok(exit) => handle_exit(task, local, exit),

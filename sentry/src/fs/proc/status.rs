@@ -91,7 +91,7 @@ pub fn stat(subject: &Subject) -> SysResult<Vec<u8>> {
             task.blocked_signals().bits() & 0x7fff_ffff
         ),
         format!("{} {}", ignored.bits() & 0x7fff_ffff, caught.bits() & 0x7fff_ffff),
-        "0 0 0 17 0".into(),
+        format!("0 0 0 17 {}", task.cpu()),
         format!("{} {} 0 0 0", attributes.sched_priority, attributes.sched_policy),
         format!("{} {} {}", image.start_data, image.end_data, task.mm().heap().start),
         format!("{} {} {} {}", image.arg_start, image.arg_end, image.env_start, image.env_end),
@@ -222,13 +222,12 @@ fn signals(text: &mut String, task: &Arc<Task>) {
 fn rights(text: &mut String, task: &Task) {
     let who = task.credentials();
     let cpus = task.kernel().system_info().cpus;
-    let last = cpus.saturating_sub(1);
-    let mask = if cpus >= 32 { u32::MAX } else { (1u32 << cpus).wrapping_sub(1) };
-    let list = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
+    let affinity = task.attributes().affinity;
+    let (mask, list) = (affinity.hex(cpus), affinity.list(cpus));
     let _ = write!(
         text,
         "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n\
-         Seccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\nCpus_allowed:\t{mask:x}\n\
+         Seccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\nCpus_allowed:\t{mask}\n\
          Cpus_allowed_list:\t{list}\nMems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\n\
          nonvoluntary_ctxt_switches:\t0\n",
         who.inheritable.bits(),

@@ -35,6 +35,6 @@ pub const CALLS: &[Entry] = &[
     call!(sethostname,   system::sethostname,     [InBytes Int],               Full,    ""),
     call!(setdomainname, system::setdomainname,   [InBytes Int],               Full,    ""),
     call!(prlimit64,     system::prlimit64,       [Pid UInt Ptr Ptr],          Full,    ""),
-    call!(getcpu,        system::getcpu,          [Ptr Ptr Ptr],               Partial, "always processor 0"),
+    call!(getcpu,        system::getcpu,          [Ptr Ptr Ptr],               Full,    ""),
     call!(getrandom,     system::getrandom,       [OutBytes Size Hex],         Full,    ""),
 ];

@@ -1,7 +1,7 @@
 //! System calls for processes and threads: clone, execve, exit, wait, sessions, scheduling.
 
 use super::{Entry, call};
-use crate::syscalls::{process, sched};
+use crate::syscalls::{process, rseq, sched};
 
 /// This family's lines.
 #[rustfmt::skip]
@@ -31,7 +31,7 @@ pub const CALLS: &[Entry] = &[
     call!(sched_rr_get_interval,  sched::sched_rr_get_interval,  [Pid Ptr],                   Full,    ""),
     call!(arch_prctl,             process::arch_prctl,           [Hex Ptr],                   Partial, "FS and GS base only"),
     call!(gettid,                 process::gettid,               [],                          Full,    ""),
-    call!(sched_setaffinity,      sched::sched_setaffinity,      [Pid Size Ptr],              Partial, "kept, but without effect"),
+    call!(sched_setaffinity,      sched::sched_setaffinity,      [Pid Size Ptr],              Partial, "names the processor; the host schedules"),
     call!(sched_getaffinity,      sched::sched_getaffinity,      [Pid Size Ptr],              Full,    ""),
     call!(set_tid_address,        process::set_tid_address,      [Ptr],                       Full,    ""),
     call!(exit_group,             process::exit_group,           [Int],                       Full,    ""),
@@ -42,6 +42,7 @@ pub const CALLS: &[Entry] = &[
     call!(sched_setattr,          sched::sched_setattr,          [Pid Ptr Hex],               Partial, "kept, but without effect; no deadline policy"),
     call!(sched_getattr,          sched::sched_getattr,          [Pid Ptr UInt Hex],          Full,    ""),
     call!(execveat,               process::execveat,             [Fd Path Strings Strings Hex], Full,  ""),
+    call!(rseq,                   rseq::rseq,                    [Ptr UInt Hex Hex],          Full,    ""),
     call!(pidfd_open,             process::pidfd_open,           [Pid Hex],                   Full,    ""),
     call!(clone3,                 process::clone3,               [Ptr Size],                  Partial, "no user, cgroup and time namespaces, no chosen pids"),
     call!(pidfd_getfd,            process::pidfd_getfd,          [Fd Fd Hex],                 Full,    ""),

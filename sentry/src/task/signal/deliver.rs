@@ -8,7 +8,7 @@ use super::frame;
 use super::{Action, DefaultAction, Disposition, ExitStatus, SigInfo, Signal, SignalSet};
 use crate::errno::Errno;
 use crate::syscalls::numbers;
-use crate::task::{Task, TaskLocal, Work};
+use crate::task::{Task, TaskLocal, Work, rseq};
 
 /// What came of looking for a signal.
 enum Found {
@@ -122,6 +122,7 @@ fn run_handler(task: &Arc<Task>, local: &mut TaskLocal, info: &SigInfo, action: 
             local.registers.rax = Errno::EINTR.to_rax();
         }
     }
+    rseq::before_handler(task, local, info.signal);
     let blocked = task.blocked_signals();
     let saved = local.saved_mask.unwrap_or(blocked);
     if frame::push(task, local, info, action, saved).is_err() {
