@@ -146,6 +146,31 @@ static void attributes(void) {
     printf("name length %ld\n", (long)space.f_namemax);
 }
 
+/* What one process writes, its fstat shows at once, whatever others do to the file meanwhile. */
+static void sizes_under_change(void) {
+    int fd = open("grows", O_RDWR | O_CREAT | O_APPEND, 0600);
+    pid_t pid = fork();
+    if (pid == 0) {
+        for (;;) {
+            fchown(fd, 0, 0);
+            fchmod(fd, 0600);
+        }
+    }
+    struct stat status;
+    int stale = 0;
+    for (long size = 1; size <= 3000; size++) {
+        if (write(fd, "x", 1) != 1)
+            printf("write: %s\n", strerrorname_np(errno));
+        fstat(fd, &status);
+        stale += status.st_size != size;
+    }
+    printf("stale sizes %d\n", stale);
+    TRY(ftruncate(fd, 1));
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    close(fd);
+}
+
 static int compare(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 static void directories(void) {
@@ -293,6 +318,7 @@ int main(void) {
     sticky_links();
     input_output();
     attributes();
+    sizes_under_change();
     directories();
     locks();
     return 0;

@@ -1,4 +1,8 @@
 //! An inode's attributes: the cached ones, and when they may be used.
+//!
+//! Answers and changes cross: what the gofer tells may be older than a write that was made, and noticed, while the answer was
+//! under way. Every change therefore moves a count on, before it is made and after; an answer is cached only if the count is
+//! what it was when the question was asked.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -13,30 +17,91 @@ use crate::vfs::{Attr, FileType, SetAttr, SetTime};
 /// How long attributes of a shared mount that a walk has just brought serve the call that walked.
 const JUST_WALKED: Duration = Duration::from_micros(200);
 
+/// What of the cached attributes can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Trust {
+    /// Nothing: the gofer must be asked.
+    Nothing,
+    /// The owner; the rest has changed since, and any descriptor of the file tells it.
+    Owner,
+    /// All.
+    Whole,
+}
+
+/// How many changes there were when the gofer was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked(u64);
+
 /// Attributes as the gofer told them last.
 pub(super) struct Cached {
     pub(super) attr: wire::Attr,
-    /// False when something has changed the file since.
-    valid: bool,
+    trust: Trust,
     learned: Instant,
+    /// How many changes have begun or ended, for [`Asked`].
+    changes: u64,
+    /// How many are being made.
+    under_way: u32,
 }
 
 impl Cached {
     pub(super) fn new(attr: wire::Attr) -> Cached {
-        Cached { attr, valid: true, learned: Instant::now() }
+        Cached { attr, trust: Trust::Whole, learned: Instant::now(), changes: 0, under_way: 0 }
     }
 
-    pub(super) fn learn(&mut self, attr: wire::Attr) {
-        *self = Cached::new(attr);
+    /// To be kept from before the gofer is asked.
+    pub(super) fn asking(&self) -> Asked {
+        Asked(self.changes)
     }
 
+    /// The gofer's answer. False if it came too late to be believed later on.
+    pub(super) fn learn(&mut self, asked: Asked, attr: wire::Attr) -> bool {
+        let timely = self.changes == asked.0 && self.under_way == 0;
+        if timely {
+            (self.attr, self.trust, self.learned) = (attr, Trust::Whole, Instant::now());
+        }
+        timely
+    }
+
+    /// Something has changed the file: only its owner is what it was.
     pub(super) fn spoil(&mut self) {
-        self.valid = false;
+        self.changes = self.changes.wrapping_add(1);
+        self.trust = self.trust.min(Trust::Owner);
+    }
+
+    /// Somebody may have changed its owner.
+    pub(super) fn distrust(&mut self) {
+        self.trust = Trust::Nothing;
+    }
+
+    /// A change begins: until it ends nothing is believed longer than the call that asks.
+    pub(super) fn begin(&mut self) -> Asked {
+        self.spoil();
+        self.under_way = self.under_way.saturating_add(1);
+        self.asking()
+    }
+
+    /// A change has ended.
+    pub(super) fn end(&mut self) {
+        self.spoil();
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
+    /// A change of attributes has ended and brought the new ones. Such changes are made one after the other.
+    pub(super) fn end_with(&mut self, begun: Asked, attr: wire::Attr) {
+        let alone = self.changes == begun.0 && self.under_way == 1;
+        self.end();
+        (self.attr, self.learned) = (attr, Instant::now());
+        self.trust = if alone { Trust::Whole } else { Trust::Owner };
     }
 
     /// Whether they still are the host's.
     pub(super) fn usable(&self, fs: &GoferFs) -> bool {
-        self.valid && (fs.is_exclusive() || self.learned.elapsed() < JUST_WALKED)
+        self.trust == Trust::Whole && (fs.is_exclusive() || self.learned.elapsed() < JUST_WALKED)
+    }
+
+    /// Whether the owner is the host's, so far as a walk has to know.
+    pub(super) fn owner_known(&self) -> bool {
+        self.trust >= Trust::Owner
     }
 
     /// Reads them from a host descriptor of the same file; the time of birth stays, and so does the owner: the sentry's user
@@ -57,7 +122,11 @@ impl Cached {
             ctime: time(host.st_ctime, host.st_ctime_nsec),
             ..self.attr
         };
-        self.learn(attr);
+        self.attr = attr;
+        self.learned = Instant::now();
+        if self.under_way == 0 && self.owner_known() {
+            self.trust = Trust::Whole;
+        }
         Ok(())
     }
 }
@@ -125,8 +194,31 @@ mod tests {
         let mut cached = Cached::new(somebody);
         cached.spoil();
         cached.read(&mine).unwrap();
-        assert!(cached.valid);
+        assert_eq!(cached.trust, Trust::Whole);
         assert_eq!((cached.attr.uid, cached.attr.gid, cached.attr.size), (4_242, 4_343, 5));
+    }
+
+    #[test]
+    fn what_was_asked_before_a_change_is_not_believed_after() {
+        let of_size = |size| wire::Attr { size, ..attr_of_nothing() };
+        let mut cached = Cached::new(of_size(0));
+        let asked = cached.asking();
+        cached.begin();
+        assert!(!cached.learn(asked, of_size(1)), "the change is under way");
+        let asked_meanwhile = cached.asking();
+        cached.end();
+        assert!(!cached.learn(asked_meanwhile, of_size(1)), "the answer may be older than the change");
+        assert_eq!((cached.attr.size, cached.trust), (0, Trust::Owner));
+        assert!(cached.learn(cached.asking(), of_size(2)));
+        assert_eq!((cached.attr.size, cached.trust), (2, Trust::Whole));
+        let first = cached.begin();
+        cached.begin();
+        cached.end();
+        cached.end_with(first, of_size(3));
+        assert_eq!(cached.trust, Trust::Owner, "another change was made beside it");
+        let second = cached.begin();
+        cached.end_with(second, of_size(4));
+        assert_eq!((cached.attr.size, cached.trust), (4, Trust::Whole));
     }
 
     fn attr_of_nothing() -> wire::Attr {

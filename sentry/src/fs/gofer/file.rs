@@ -40,15 +40,15 @@ impl FileOps for OpenFile {
     }
 
     fn write(&self, file: &File, src: &mut dyn IoSrc, offset: &mut u64) -> SysResult<usize> {
-        let appending = file.flags().contains(OpenFlags::APPEND).then(|| self.inode.append_lock().lock());
+        let appending = file.flags().contains(OpenFlags::APPEND).then(|| self.inode.order().lock());
         if appending.is_some() {
             *offset = self.handle.size()?;
         }
         let len = src.remaining();
-        let written = src.write_to_host(self.handle.fd(), Some(*offset), len);
-        // Even a write that failed may have changed the file.
-        self.inode.spoil();
-        let written = written?;
+        // Even a write that fails may change the file.
+        let changing = self.inode.changing();
+        let written = src.write_to_host(self.handle.fd(), Some(*offset), len)?;
+        drop(changing);
         *offset = offset.saturating_add(written as u64);
         Ok(written)
     }
@@ -92,7 +92,7 @@ impl FileOps for OpenFile {
         let signed = |value: u64| i64::try_from(value).map_err(|_| Errno::EFBIG);
         // Holes and moved ranges change what mappings see: pages of the host's cache, which the host keeps right.
         let handle = self.inode.handle(Want::Write)?;
-        self.inode.spoil();
+        let _changing = self.inode.changing();
         Ok(nix::fcntl::fallocate(handle.fd(), mode, signed(offset)?, signed(len)?)?)
     }
 }

@@ -11,12 +11,12 @@ use caisson_proto::lisafs::{self as wire, FdId, FileKind, Owner};
 use linux_raw_sys::general as linux;
 use parking_lot::Mutex;
 
-use super::attributes::{self, Cached};
+use super::attributes::{self, Asked, Cached};
 use super::client::{self, Found};
 use super::directory::OpenDirectory;
 use super::file::OpenFile;
 use super::handle::{self, Handle, Handles, Want};
-use super::{GoferFs, HostId, Sharing, Urgency};
+use super::{Epoch, GoferFs, HostId, Sharing, Urgency};
 use crate::errno::{Errno, SysResult};
 use crate::mm::WindowCache;
 use crate::platform;
@@ -40,8 +40,8 @@ pub struct GoferInode {
     kind: FileKind,
     attr: Mutex<Cached>,
     handles: Mutex<Handles>,
-    /// Held by appending writes from finding the end to writing there.
-    append: Mutex<()>,
+    /// Held by appending writes from finding the end to writing there, and by changes of attributes until they are known.
+    order: Mutex<()>,
     target: OnceLock<Vec<u8>>,
     windows: OnceLock<Arc<WindowCache>>,
     /// A mapping may be writing: size and times on the host change without us.
@@ -71,7 +71,7 @@ impl GoferInode {
             kind: attr.kind,
             attr: Mutex::new(Cached::new(*attr)),
             handles: Mutex::default(),
-            append: Mutex::new(()),
+            order: Mutex::new(()),
             target: known,
             windows: OnceLock::new(),
             written: AtomicBool::new(false),
@@ -88,9 +88,9 @@ impl GoferInode {
         self.fs.upgrade().ok_or(Errno::EIO)
     }
 
-    /// The gofer has just told these attributes.
-    pub(super) fn learn(&self, attr: &wire::Attr) {
-        self.attr.lock().learn(*attr);
+    /// The owner as known is not to be believed.
+    pub(super) fn distrust(&self) {
+        self.attr.lock().distrust();
     }
 
     /// A name of it has gone.
@@ -104,6 +104,11 @@ impl GoferInode {
         self.attr.lock().spoil();
     }
 
+    /// A change of the file by ourselves, from before it is made until it is dropped.
+    pub(super) fn changing(&self) -> Changing<'_> {
+        Changing { begun: self.attr.lock().begin(), inode: self }
+    }
+
     /// The attributes, from where they are had most cheaply.
     pub(super) fn current(&self) -> SysResult<wire::Attr> {
         let fs = self.fs()?;
@@ -112,21 +117,23 @@ impl GoferInode {
             // This time still: it may have been written to the last moment.
             self.written.store(false, Ordering::Relaxed);
         }
-        {
+        let owner_known = {
             let cached = self.attr.lock();
             if cached.usable(&fs) && !written {
                 return Ok(cached.attr);
             }
-        }
-        // The owner of a shared file may have changed, which a descriptor does not tell.
-        let handle = if fs.is_exclusive() { self.handles.lock().get(Want::Read) } else { None };
+            // The owner of a shared file may have changed, which a descriptor does not tell.
+            cached.owner_known() && fs.is_exclusive()
+        };
+        let handle = if owner_known { self.handles.lock().get(Want::Read) } else { None };
         if let Some(handle) = handle {
             let mut cached = self.attr.lock();
             cached.read(handle.fd())?;
             return Ok(cached.attr);
         }
+        let asked = self.attr.lock().asking();
         let attr = fs.client().stat(self.fd)?;
-        self.learn(&attr);
+        self.attr.lock().learn(asked, attr);
         Ok(attr)
     }
 
@@ -157,8 +164,8 @@ impl GoferInode {
         }
     }
 
-    pub(super) fn append_lock(&self) -> &Mutex<()> {
-        &self.append
+    pub(super) fn order(&self) -> &Mutex<()> {
+        &self.order
     }
 
     /// The windows onto its pages.
@@ -180,9 +187,9 @@ impl GoferInode {
         self.fs()?.client().connect(self.fd, kind)
     }
 
-    fn adopt(&self, fs: &GoferFs, found: Found) -> Arc<dyn Inode> {
+    fn adopt(&self, fs: &GoferFs, asked: Epoch, found: Found) -> Arc<dyn Inode> {
         self.spoil();
-        fs.inode(found.fd, &found.attr, found.target)
+        fs.inode(asked, found.fd, &found.attr, found.target)
     }
 
     fn same_fs(&self, other: &Arc<dyn Inode>) -> SysResult<Arc<GoferInode>> {
@@ -196,13 +203,34 @@ impl GoferInode {
     fn truncate(&self, size: u64) -> SysResult {
         let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
         let handle = self.handle(Want::Write)?;
-        self.spoil();
+        let changing = self.changing();
         nix::unistd::ftruncate(handle.fd(), length)?;
+        drop(changing);
         // The host takes its pages back itself; what lies beyond the end in private copies goes here.
         if let Some(windows) = self.windows.get() {
             windows.mappings().invalidate_beyond(size);
         }
         Ok(())
+    }
+}
+
+/// A change that is being made. What is learned meanwhile is not kept.
+pub(super) struct Changing<'a> {
+    inode: &'a GoferInode,
+    begun: Asked,
+}
+
+impl Changing<'_> {
+    /// It is made, and these are the attributes after it. Only for who holds [`GoferInode::order`].
+    fn done(self, attr: wire::Attr) {
+        self.inode.attr.lock().end_with(self.begun, attr);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.inode.attr.lock().end();
     }
 }
 
@@ -231,15 +259,29 @@ impl Inode for GoferInode {
         if set == wire::SetAttr::default() {
             return Ok(());
         }
-        let attr = fs.client().set_attr(self.fd, set)?;
-        self.learn(&attr);
-        Ok(())
+        let _order = self.order.lock();
+        let changing = self.changing();
+        match fs.client().set_attr(self.fd, set) {
+            Ok(attr) => {
+                changing.done(attr);
+                Ok(())
+            }
+            Err(errno) => {
+                // A part of it may have been done.
+                self.distrust();
+                Err(errno)
+            }
+        }
     }
 
     /// With the attributes that the walk has brought: a message per component would double a walk's cost.
     fn permission(&self, who: &Credentials, access: Access) -> SysResult {
-        let attr = attributes::to_vfs(&*self.fs()?, &self.attr.lock().attr);
-        permission::generic(&attr, who, access)
+        let attr = {
+            let cached = self.attr.lock();
+            if cached.owner_known() { Some(cached.attr) } else { None }
+        };
+        let attr = attr.map_or_else(|| self.current(), Ok)?;
+        permission::generic(&attributes::to_vfs(&*self.fs()?, &attr), who, access)
     }
 
     fn file_system(&self) -> SysResult<Arc<dyn FileSystem>> {
@@ -271,9 +313,13 @@ impl Inode for GoferInode {
         else {
             return false;
         };
+        let asked = child.attr.lock().asking();
         match fs.client().look(self.fd, name) {
             Ok(attr) if HostId::of(&attr) == child.id => {
-                child.learn(&attr);
+                let mut cached = child.attr.lock();
+                if !cached.learn(asked, attr) {
+                    cached.distrust();
+                }
                 true
             }
             Err(Errno::EIO) => false,
@@ -286,23 +332,26 @@ impl Inode for GoferInode {
 
     fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
+        let asked = fs.epoch();
         let found = fs.client().lookup(self.fd, client::name(name)?)?;
-        Ok(fs.inode(found.fd, &found.attr, found.target))
+        Ok(fs.inode(asked, found.fd, &found.attr, found.target))
     }
 
     fn create(&self, name: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
+        let asked = fs.epoch();
         let (found, fd) = fs.client().create(self.fd, client::name(name)?, new_file(new)?)?;
         self.spoil();
-        let inode = fs.inode(found.fd, &found.attr, None);
+        let inode = fs.inode(asked, found.fd, &found.attr, None);
         inode.keep(&fs, Handle::new(fd, true));
         Ok(inode)
     }
 
     fn mkdir(&self, name: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
+        let asked = fs.epoch();
         let found = fs.client().mkdir(self.fd, client::name(name)?, new_file(new)?)?;
-        Ok(self.adopt(&fs, found))
+        Ok(self.adopt(&fs, asked, found))
     }
 
     fn mknod(&self, name: &[u8], new: NewInode, kind: NodeKind) -> SysResult<Arc<dyn Inode>> {
@@ -314,23 +363,26 @@ impl Inode for GoferInode {
             NodeKind::CharDevice(rdev) => (FileKind::CharDevice, device(rdev)),
             NodeKind::BlockDevice(rdev) => (FileKind::BlockDevice, device(rdev)),
         };
+        let asked = fs.epoch();
         let found = fs.client().mknod(self.fd, client::name(name)?, kind, rdev, new_file(new)?)?;
-        Ok(self.adopt(&fs, found))
+        Ok(self.adopt(&fs, asked, found))
     }
 
     fn symlink(&self, name: &[u8], target: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
         let owner = new_file(new)?.owner;
+        let asked = fs.epoch();
         let found = fs.client().symlink(self.fd, client::name(name)?, target, owner)?;
-        Ok(self.adopt(&fs, found))
+        Ok(self.adopt(&fs, asked, found))
     }
 
     fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> SysResult {
         let fs = self.fs()?;
         let target = self.same_fs(target)?;
+        let asked = fs.epoch();
         let found = fs.client().link(self.fd, client::name(name)?, target.fd)?;
         target.spoil();
-        self.adopt(&fs, found);
+        self.adopt(&fs, asked, found);
         Ok(())
     }
 
@@ -395,12 +447,12 @@ impl Inode for GoferInode {
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> SysResult {
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-        self.spoil();
+        let _changing = self.changing();
         self.fs()?.client().set_xattr(self.fd, name, value, flags)
     }
 
     fn remove_xattr(&self, name: &[u8]) -> SysResult {
-        self.spoil();
+        let _changing = self.changing();
         self.fs()?.client().remove_xattr(self.fd, name)
     }
 

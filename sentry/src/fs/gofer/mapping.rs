@@ -62,7 +62,7 @@ impl Mappable for MappedFile {
         let handle = self.inode.handle(Want::Write)?;
         let signed = |value: u64| i64::try_from(value).map_err(|_| Errno::EINVAL);
         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        self.inode.spoil();
+        let _changing = self.inode.changing();
         Ok(nix::fcntl::fallocate(handle.fd(), mode, signed(offset)?, signed(len)?)?)
     }
 }

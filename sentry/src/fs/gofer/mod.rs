@@ -13,8 +13,8 @@
 //!
 //! A gofer that is gone makes every operation fail with `EIO`, and nothing wait ([`connection`]).
 //!
-//! Lock order: an inode's `append` lock, its handles, its attributes, its windows; the file system's inode table, list of idle handles
-//! and list of ids to close are leaves. No lock but `append` and the connection's own is held while a message is under way.
+//! Lock order: an inode's `order` lock, its handles, its attributes, its windows; the file system's inode table, list of idle handles
+//! and list of ids to close are leaves. No lock but `order` and the connection's own is held while a message is under way.
 //!
 //! Not there yet: locks (`flock`, `fcntl`) are the sentry's and not seen by other users of a shared directory; `inotify` does
 //! not see what they do; `sync` leaves data that was written to the host's own write-back.
@@ -33,6 +33,7 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use caisson_proto::lisafs::reply::{MountFlags, Mounted};
@@ -68,11 +69,18 @@ pub struct GoferFs {
     host_device: wire::Device,
     flags: MountFlags,
     inodes: Mutex<HashMap<HostId, Weak<GoferInode>>>,
+    /// How many inodes have gone, for [`Epoch`].
+    forgotten: AtomicU64,
     closing: Mutex<Vec<FdId>>,
     idle: Mutex<VecDeque<Weak<GoferInode>>>,
     root: OnceLock<Arc<GoferInode>>,
     itself: Weak<GoferFs>,
 }
+
+/// How many inodes had been forgotten at some time. If it has grown while the gofer was asked for a file, that file may have
+/// been ours, changed and forgotten meanwhile, and what the gofer tells of it may be old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u64);
 
 /// When an id is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,12 +119,13 @@ impl GoferFs {
             host_device: mounted.attr.dev,
             flags: mounted.flags,
             inodes: Mutex::default(),
+            forgotten: AtomicU64::new(0),
             closing: Mutex::default(),
             idle: Mutex::default(),
             root: OnceLock::new(),
             itself: itself.clone(),
         });
-        let root = fs.inode(mounted.root, &mounted.attr, None);
+        let root = fs.inode(fs.epoch(), mounted.root, &mounted.attr, None);
         let _ = fs.root.set(root);
         Ok(fs)
     }
@@ -138,8 +147,19 @@ impl GoferFs {
         self.sharing == Sharing::Exclusive
     }
 
-    /// The inode for a file that the gofer has just named `fd`: the one that is known, or a new one.
-    pub(crate) fn inode(&self, fd: FdId, attr: &wire::Attr, target: Option<Vec<u8>>) -> Arc<GoferInode> {
+    /// To be kept from before the gofer is asked for a file.
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.forgotten.load(Ordering::Acquire))
+    }
+
+    /// The inode for a file that the gofer, when asked at `asked`, has named `fd`: the one that is known, or a new one.
+    pub(crate) fn inode(
+        &self,
+        asked: Epoch,
+        fd: FdId,
+        attr: &wire::Attr,
+        target: Option<Vec<u8>>,
+    ) -> Arc<GoferInode> {
         let id = HostId::of(attr);
         let known = {
             let mut inodes = self.inodes.lock();
@@ -150,17 +170,24 @@ impl GoferFs {
                     let inode =
                         Arc::new_cyclic(|itself| GoferInode::new(itself.clone(), fs, fd, attr, target));
                     inodes.insert(id, Arc::downgrade(&inode));
+                    if self.epoch() != asked {
+                        inode.distrust();
+                    }
                     return inode;
                 }
             }
         };
-        known.learn(attr);
+        // Of an exclusive file we know better than an answer that may be older than our latest change.
+        if !self.is_exclusive() {
+            known.distrust();
+        }
         self.close_later(fd);
         known
     }
 
     /// An inode is gone: its entry goes, unless the file has got a new one meanwhile, and its id is closed.
     fn forget(&self, id: HostId, fd: FdId, urgency: Urgency) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
         {
             let mut inodes = self.inodes.lock();
             if inodes.get(&id).is_some_and(|inode| inode.strong_count() == 0) {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use caisson_gofer::host::{Host, Mounts};
@@ -235,6 +236,31 @@ fn attributes_change_on_the_host() {
     assert_eq!(link.readlink(&Caller::kernel(served.path.clone())).unwrap(), b"../target");
     assert_eq!(link.file_type(), FileType::Symlink);
     assert_eq!(root.set_attr(&SetAttr { size: Some(1), ..SetAttr::default() }), Err(Errno::EISDIR));
+}
+
+#[test]
+fn a_late_answer_does_not_hide_a_write() {
+    for sharing in [Sharing::Exclusive, Sharing::Shared] {
+        let served = serve_dir(sharing);
+        let root = served.root();
+        let inode = root.create(b"f", mine(0o644)).unwrap();
+        let file = served.open(&inode, OpenFlags::WRONLY).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    inode.set_attr(&SetAttr { mode: Some(0o600), ..SetAttr::default() }).unwrap();
+                    assert!(root.revalidate(b"f", &inode));
+                    assert!(Arc::ptr_eq(&root.lookup(b"f").unwrap(), &inode));
+                }
+            });
+            for size in 1..2_000 {
+                file.write(&mut KernelSrc::new(b"x")).unwrap();
+                assert_eq!(inode.attr().unwrap().size, size);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 }
 
 #[test]
