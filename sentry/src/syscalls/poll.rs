@@ -68,7 +68,7 @@ fn wait_any(
         if count > 0 {
             break Ok(count);
         }
-        match waiter.wait(deadline) {
+        match ctx.task.sleep(deadline) {
             WaitOutcome::Notified => {}
             WaitOutcome::Interrupted => break Err(Errno::ERESTARTSYS),
             WaitOutcome::TimedOut => break Ok(0),
@@ -264,9 +264,8 @@ impl FdSet {
 
 fn select_until(ctx: &mut SyscallContext<'_>, args: &Args, deadline: Option<Instant>) -> SysResult<usize> {
     let count = usize::try_from(args.int(0)).map_err(|_| Errno::EINVAL)?;
-    // Linux looks no further than the descriptor table reaches.
-    let hard = ctx.task.rlimit(Resource::Nofile).hard;
-    let count = count.min(usize::try_from(hard).unwrap_or(usize::MAX).min(1 << 20));
+    // Linux looks no further than the descriptor table reaches: what is asked beyond is neither an error nor ever ready.
+    let count = count.min(ctx.task.files().reach());
     let words = count.div_ceil(WORD_BITS);
     let mut sets = [
         FdSet::read(ctx, args.raw(1), words)?,

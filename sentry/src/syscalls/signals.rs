@@ -140,12 +140,8 @@ pub fn pause(ctx: &mut SyscallContext<'_>, _: &Args) -> SysResult<usize> {
 }
 
 fn sleep_until_signal(ctx: &mut SyscallContext<'_>) -> SysResult<usize> {
-    loop {
-        let interrupted = ctx.task.waiter().wait(None) == WaitOutcome::Interrupted;
-        if interrupted && !ctx.task.stand_if_only_frozen() {
-            return Err(Errno::ERESTARTNOHAND);
-        }
-    }
+    while ctx.task.sleep(None) != WaitOutcome::Interrupted {}
+    Err(Errno::ERESTARTNOHAND)
 }
 
 /// `rt_sigtimedwait(2)`
@@ -175,10 +171,9 @@ fn await_signal(
         if let Some(info) = ctx.task.take_signal(wanted) {
             return Ok(info);
         }
-        let failure = match ctx.task.waiter().wait(deadline) {
+        let failure = match ctx.task.sleep(deadline) {
             WaitOutcome::Notified => continue,
             WaitOutcome::TimedOut => Errno::EAGAIN,
-            WaitOutcome::Interrupted if ctx.task.stand_if_only_frozen() => continue,
             WaitOutcome::Interrupted => Errno::EINTR,
         };
         // It may have come at this moment.

@@ -129,10 +129,9 @@ pub fn times(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 
 /// Sleeps until `deadline`; whether it was reached.
 fn sleep_until(ctx: &SyscallContext<'_>, deadline: Instant) -> bool {
-    let waiter = ctx.task.waiter().clone();
-    waiter.arm();
+    ctx.task.waiter().arm();
     loop {
-        match waiter.wait(Some(deadline)) {
+        match ctx.task.sleep(Some(deadline)) {
             WaitOutcome::TimedOut => return true,
             WaitOutcome::Interrupted => return false,
             WaitOutcome::Notified => {}

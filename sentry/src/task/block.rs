@@ -33,13 +33,9 @@ pub fn until<T>(
         if !matches!(result, Err(Errno::EAGAIN)) {
             return result;
         }
-        match waiter.wait(deadline) {
+        match ctx.task.sleep(deadline) {
             WaitOutcome::Notified => {}
-            WaitOutcome::Interrupted => {
-                if !ctx.task.stand_if_only_frozen() {
-                    return Err(Errno::ERESTARTSYS);
-                }
-            }
+            WaitOutcome::Interrupted => return Err(Errno::ERESTARTSYS),
             WaitOutcome::TimedOut => return Err(Errno::ETIMEDOUT),
         }
     }

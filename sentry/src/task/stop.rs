@@ -4,10 +4,12 @@
 //! guest and its parent do not notice.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::signal::{Signal, SignalSet};
 use super::thread_group::{ParentEvent, StopState, ThreadGroup};
 use super::{Task, Work};
+use crate::wait::WaitOutcome;
 
 impl ThreadGroup {
     /// Begins to stop the process because of `signal`.
@@ -82,7 +84,7 @@ impl Task {
     }
 
     /// After an interruption of a sleep: if it is only for a pause, stands still and tells that the sleep can go on.
-    pub(crate) fn stand_if_only_frozen(self: &Arc<Self>) -> bool {
+    fn stand_if_only_frozen(self: &Arc<Self>) -> bool {
         self.waiter().clear_interrupt();
         let work = self.work();
         if work.contains(Work::FREEZE) {
@@ -93,6 +95,15 @@ impl Task {
             self.waiter().interrupt();
         }
         rest.is_empty()
+    }
+
+    /// Sleeps as [`Waiter::wait`](crate::wait::Waiter::wait) does. A pause of the container does not end the sleep, it only
+    /// wakes the caller once it is over, to look again; the deadline stays what it is.
+    pub(crate) fn sleep(self: &Arc<Self>, deadline: Option<Instant>) -> WaitOutcome {
+        match self.waiter().wait(deadline) {
+            WaitOutcome::Interrupted if self.stand_if_only_frozen() => WaitOutcome::Notified,
+            outcome => outcome,
+        }
     }
 
     /// Sleeps until somebody notifies the waiter, whatever for. Death always does; so do pausing and continuing.

@@ -298,6 +298,43 @@ fn a_paused_task_stands_still_and_can_be_killed() {
     test.expect_deserted();
 }
 
+/// How long `call` blocks when the container is paused and resumed while it does.
+fn across_a_pause(number: u32, args: [u64; 6], result: u64) -> Duration {
+    let test = TestKernel::boot();
+    let look = move |registers: &Registers| assert_eq!(registers.rax, result, "call {number}");
+    let (task, local) = test.prepare([call(number, args), call_after(linux::__NR_exit_group, [0; 6], look)]);
+    task.mm().copy_out(MEMORY, &[0i64, 120_000_000]).unwrap();
+    let started = Instant::now();
+    test.kernel.reserve_thread().unwrap().go(task.clone(), local);
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..3 {
+        test.cgroup.set_frozen(true);
+        task.kick(Work::FREEZE);
+        assert!(test.cgroup.wait_standing(Instant::now() + Duration::from_secs(5), || 1));
+        test.cgroup.set_frozen(false);
+        task.waiter().notify();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    ended(&task);
+    started.elapsed()
+}
+
+#[test]
+fn a_pause_does_not_end_sleeps() {
+    let select = [0, 0, 0, 0, MEMORY, 0];
+    for (number, args, result) in [
+        (linux::__NR_nanosleep, [MEMORY, 0, 0, 0, 0, 0], 0),
+        (linux::__NR_clock_nanosleep, [1, 0, MEMORY, 0, 0, 0], 0),
+        (linux::__NR_poll, [0, 0, 120, 0, 0, 0], 0),
+        (linux::__NR_pselect6, select, 0),
+        (linux::__NR_rt_sigtimedwait, [MEMORY + 64, 0, MEMORY, 8, 0, 0], Errno::EAGAIN.to_rax()),
+    ] {
+        let took = across_a_pause(number, args, result);
+        assert!(took >= Duration::from_millis(119), "call {number} ended after {took:?}");
+        assert!(took < Duration::from_secs(5), "call {number} took {took:?}");
+    }
+}
+
 #[test]
 fn two_hundred_children_in_turn_leave_nothing() {
     let test = TestKernel::boot();

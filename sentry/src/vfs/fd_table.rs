@@ -165,9 +165,25 @@ impl FdTable {
         file.ops().flush(file)
     }
 
+    /// The first number beyond what Linux has room for in such a table. `select` looks no further, so programs can tell: the
+    /// table grows when a descriptor needs it (`alloc_fdtable`), and only a copy is smaller again.
+    pub fn reach(&self) -> usize {
+        const IN_PLACE: usize = 64;
+        const STEP: usize = 128;
+        match self.slots.read().slots.len() {
+            0..=IN_PLACE => IN_PLACE,
+            len => len.div_ceil(STEP).next_power_of_two().saturating_mul(STEP),
+        }
+    }
+
     /// A copy for `fork`.
     pub fn fork(&self) -> FdTable {
-        FdTable::with(self.slots.read().clone())
+        let mut slots = self.slots.read().clone();
+        let last = slots.slots.iter().rposition(Option::is_some);
+        slots.slots.truncate(last.map_or(0, |last| last + 1));
+        slots.used.truncate(slots.slots.len().div_ceil(64));
+        slots.first_free_word = slots.first_free_word.min(slots.used.len());
+        FdTable::with(slots)
     }
 
     /// A copy without the descriptors in `first..=last` (`close_range` with `CLOSE_RANGE_UNSHARE`).
@@ -261,6 +277,23 @@ mod tests {
         assert_eq!(table.install(file(), false, 0, 1024), Ok(Fd(200)));
         assert_eq!(table.install(file(), false, 0, 201), Err(Errno::EMFILE));
         assert_eq!(table.install(file(), false, 1024, 1024), Err(Errno::EMFILE));
+    }
+
+    #[test]
+    fn reaches_as_far_as_linuxs_table() {
+        let table = FdTable::default();
+        assert_eq!(table.reach(), 64);
+        for (number, reach) in
+            [(63, 64), (64, 128), (127, 128), (128, 256), (255, 256), (256, 512), (900, 1024)]
+        {
+            table.install_at(file(), false, Fd(number), 1024).unwrap();
+            assert_eq!(table.reach(), reach, "{number}");
+        }
+        table.close(Fd(900)).unwrap();
+        assert_eq!((table.reach(), table.fork().reach()), (1024, 512));
+        table.close_range(0, 2000);
+        let copy = table.fork();
+        assert_eq!((copy.reach(), copy.install(file(), false, 0, 1024)), (64, Ok(Fd(0))));
     }
 
     #[test]

@@ -215,14 +215,10 @@ impl Futexes {
             if sleepers.iter().any(|sleeper| sleeper.is_woken()) {
                 break Errno::EAGAIN;
             }
-            match task.waiter().wait(deadline) {
+            match task.sleep(deadline) {
                 WaitOutcome::Notified => {}
                 WaitOutcome::TimedOut => break Errno::ETIMEDOUT,
-                WaitOutcome::Interrupted => {
-                    if !task.stand_if_only_frozen() {
-                        break Errno::ERESTARTSYS;
-                    }
-                }
+                WaitOutcome::Interrupted => break Errno::ERESTARTSYS,
             }
         };
         for sleeper in sleepers {
