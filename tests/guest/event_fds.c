@@ -45,6 +45,20 @@ static void counters(void) {
     TRY(read(blocking, &value, 8));
     printf("value %lu\n", (unsigned long)value);
     reap("writer", pid);
+    value = UINT64_MAX - 1;
+    TRY(write(blocking, &value, 8));
+    pid = fork();
+    if (pid == 0) {
+        nap(50);
+        _exit(read(blocking, &value, 8) == 8 ? 0 : 1);
+    }
+    value = 7;
+    long start = now_ms();
+    TRY(write(blocking, &value, 8));
+    reap("reader", pid);
+    printf("a write that overflows waits %s\n", took(start, 40));
+    TRY(read(blocking, &value, 8));
+    printf("value %lu\n", (unsigned long)value);
 }
 
 static void clocks(void) {

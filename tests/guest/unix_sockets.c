@@ -253,6 +253,99 @@ static void waiting(void) {
     printf("filled: %s, %s\n", strerrorname_np(errno), total >= 100000 ? "100,000 bytes or more" : "little");
 }
 
+static void waits_for(int socket, int option, int milliseconds) {
+    struct timeval limit = {milliseconds / 1000, milliseconds % 1000 * 1000};
+    if (setsockopt(socket, SOL_SOCKET, option, &limit, sizeof limit))
+        printf("no timeout: %s\n", strerrorname_np(errno));
+}
+
+static volatile int signals;
+static void count(int signal) { (void)signal; signals++; }
+
+static void timeouts(void) {
+    static char block[65536];
+    int pair[2];
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    waits_for(pair[0], SO_SNDTIMEO, 60);
+    waits_for(pair[0], SO_RCVTIMEO, 60);
+    long start = now_ms();
+    ssize_t done;
+    while ((done = write(pair[0], block, sizeof block)) == sizeof block)
+        ;
+    printf("a full stream %s, %s\n", done >= 0 ? "takes a part" : "is full", took(start, 55));
+    start = now_ms();
+    while ((done = send(pair[0], block, sizeof block, 0)) > 0)
+        ;
+    printf("send: %s %s\n", strerrorname_np(errno), took(start, 55));
+    write(pair[1], "abc", 3);
+    start = now_ms();
+    TRY(recv(pair[0], block, 10, MSG_WAITALL));
+    printf("a part of it %s\n", took(start, 55));
+    start = now_ms();
+    struct iovec part = {block, 10};
+    TRY(readv(pair[0], &part, 1));
+    printf("readv %s\n", took(start, 55));
+    start = now_ms();
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    TRY(recvmsg(pair[0], &message, 0));
+    printf("recvmsg %s\n", took(start, 55));
+    /* A wait with an end is not restarted. */
+    struct sigaction action = {.sa_handler = count, .sa_flags = SA_RESTART};
+    sigaction(SIGALRM, &action, NULL);
+    waits_for(pair[0], SO_RCVTIMEO, 5000);
+    struct itimerval soon = {{0, 0}, {0, 60000}};
+    setitimer(ITIMER_REAL, &soon, NULL);
+    TRY(read(pair[0], block, 1));
+    setitimer(ITIMER_REAL, &soon, NULL);
+    TRY(recv(pair[0], block, 1, 0));
+    waits_for(pair[0], SO_SNDTIMEO, 5000);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    TRY(write(pair[0], block, 1));
+    printf("signals %d\n", signals);
+
+    unlink("slow");
+    int server = bound(SOCK_STREAM, "slow");
+    struct sockaddr_un address = named("slow");
+    TRY(listen(server, 0));
+    waits_for(server, SO_RCVTIMEO, 60);
+    start = now_ms();
+    TRY(accept(server, NULL, NULL));
+    printf("accept %s\n", took(start, 55));
+    for (int n = 0; n < 2; n++) {
+        int client = socket(AF_UNIX, SOCK_STREAM, 0);
+        waits_for(client, SO_SNDTIMEO, 60);
+        start = now_ms();
+        TRY(connect(client, (void *)&address, length_of("slow")));
+        if (n > 0)
+            printf("connect %s\n", took(start, 55));
+    }
+    int client = socket(AF_UNIX, SOCK_STREAM, 0);
+    waits_for(client, SO_SNDTIMEO, 5000);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    TRY(connect(client, (void *)&address, length_of("slow")));
+    unlink("slow");
+}
+
+/* Only streams send the signal. */
+static void broken_pipes(void) {
+    static const int kinds[] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM};
+    signal(SIGPIPE, count);
+    for (int n = 0; n < 3; n++) {
+        int pair[2];
+        signals = 0;
+        socketpair(AF_UNIX, kinds[n], 0, pair);
+        TRY(shutdown(pair[0], SHUT_WR));
+        TRY(write(pair[0], "x", 1));
+        TRY(send(pair[0], "x", 1, 0));
+        TRY(send(pair[0], "x", 1, MSG_NOSIGNAL));
+        close(pair[1]);
+        TRY(write(pair[0], "x", 1));
+        printf("signals %d\n", signals);
+        close(pair[0]);
+    }
+    signal(SIGPIPE, SIG_IGN);
+}
+
 int main(void) {
     signal(SIGPIPE, SIG_IGN);
     streams();
@@ -262,5 +355,7 @@ int main(void) {
     abstract();
     passing();
     waiting();
+    timeouts();
+    broken_pipes();
     return 0;
 }

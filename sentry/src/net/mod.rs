@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod options;
+pub mod patience;
 pub mod socket;
 pub mod unix;
 

@@ -10,8 +10,11 @@ use linux_raw_sys::general as linux;
 use super::Args;
 use super::path_args::offset;
 use crate::errno::{Errno, SysResult};
-use crate::io::IoSrc;
+use crate::fs::eventfd::EventFd;
+use crate::io::{IoSrc, KernelSrc};
 use crate::mm::UserIo;
+use crate::net::patience::Patience;
+use crate::net::socket::SocketFile;
 use crate::task::signal::{SigInfo, Signal};
 use crate::task::{Resource, SyscallContext, block};
 use crate::vfs::attributes::{MAX_SIZE, clear_set_id};
@@ -25,10 +28,32 @@ pub(crate) fn blocking<T>(
     events: PollEvents,
     mut attempt: impl FnMut(&mut SyscallContext<'_>) -> SysResult<T>,
 ) -> SysResult<T> {
-    match file.ops().wait_queue() {
-        Some(queue) if !file.nonblocking() => block::until(ctx, queue, events, None, attempt),
-        _ => attempt(ctx),
+    let Some(queue) = file.ops().wait_queue().filter(|_| !file.nonblocking()) else { return attempt(ctx) };
+    match SocketFile::of(file) {
+        Ok(socket) => {
+            let reads = events.intersects(PollEvents::READABLE);
+            let timeout = if reads { socket.receive_timeout() } else { socket.send_timeout() };
+            Patience::new(file, false, timeout).until(ctx, queue, events, attempt)
+        }
+        Err(_) => block::until(ctx, queue, events, None, attempt),
     }
+}
+
+/// Whether a write that fails with `EPIPE` also sends the signal: of sockets only streams do.
+fn breaks_loudly(file: &File) -> bool {
+    SocketFile::of(file).map_or(true, |socket| socket.is_stream())
+}
+
+/// A write to an eventfd: the number is read once, then the counter is tried until it has room.
+fn write_counter(ctx: &mut SyscallContext<'_>, file: &Arc<File>, src: &mut UserIo) -> SysResult<usize> {
+    let mut number = [0; size_of::<u64>()];
+    if src.remaining() < number.len() {
+        return Err(Errno::EINVAL);
+    }
+    if src.take(&mut number)? < number.len() {
+        return Err(Errno::EFAULT);
+    }
+    blocking(ctx, file, PollEvents::WRITABLE, |_| file.write(&mut KernelSrc::new(&number)))
 }
 
 /// Records a read of `file`.
@@ -162,6 +187,9 @@ fn write_once(ctx: &SyscallContext<'_>, file: &Arc<File>, src: &mut dyn IoSrc, a
 /// Writes all of `src` that can be written, waiting where the file wants all of it. `SIGPIPE` goes with `EPIPE`.
 fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, at: At) -> SysResult<usize> {
     check_end(at, &src)?;
+    if file.ops_as::<EventFd>().is_some() {
+        return write_counter(ctx, file, &mut src);
+    }
     let mut total: usize = 0;
     let result = loop {
         let result = blocking(ctx, file, PollEvents::WRITABLE, |ctx| write_once(ctx, file, &mut src, at));
@@ -175,7 +203,7 @@ fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, a
                 }
             }
             Err(error) => {
-                if error == Errno::EPIPE {
+                if error == Errno::EPIPE && breaks_loudly(file) {
                     ctx.task.send_signal(SigInfo::kernel(Signal::PIPE));
                 }
                 break if total > 0 { Ok(total) } else { Err(error) };

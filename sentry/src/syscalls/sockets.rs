@@ -1,7 +1,7 @@
 //! Socket calls: decode, act on the [`Socket`], encode.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use linux_raw_sys::net as linux;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -13,10 +13,11 @@ use crate::errno::{Errno, SysResult};
 use crate::io::IoSrc;
 use crate::mm::UserIo;
 use crate::net::control::{self, Encoder, Identity, Received, Sent, drop_files};
+use crate::net::patience::Patience;
 use crate::net::socket::{Destination, MsgFlags, Receipt, Shutdown, Socket, SocketFile, SocketType};
-use crate::task::{SigInfo, Signal, SyscallContext, block};
+use crate::task::{SigInfo, Signal, SyscallContext};
 use crate::vfs::{File, OpenFlags};
-use crate::wait::{PollEvents, WaitQueue};
+use crate::wait::PollEvents;
 
 /// Longest address (`struct sockaddr_storage`).
 const MAX_ADDRESS: i32 = 128;
@@ -130,8 +131,8 @@ pub fn accept4(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 fn accept_with(ctx: &mut SyscallContext<'_>, args: &Args, flags: OpenFlags) -> SysResult<usize> {
     let file = socket_file(ctx, args)?;
     let socket = SocketFile::of(&file)?.clone();
-    let wait = Wait { file: &file, dontwait: false, timeout: socket.receive_timeout() };
-    let accepted = wait.until(ctx, socket.queue(), PollEvents::READABLE, |_| socket.accept())?;
+    let patience = Patience::new(&file, false, socket.receive_timeout());
+    let accepted = patience.until(ctx, socket.queue(), PollEvents::READABLE, |_| socket.accept())?;
     let peer = accepted.peer_address();
     // From here on the description closes the connection if anything fails.
     let opened = SocketFile::open(ctx, accepted, flags);
@@ -190,34 +191,6 @@ pub fn getsockopt(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
     Ok(0)
 }
 
-/// How a transfer waits.
-struct Wait<'a> {
-    file: &'a File,
-    dontwait: bool,
-    timeout: Option<Duration>,
-}
-
-impl Wait<'_> {
-    /// Tries until it is not `EAGAIN`, unless waiting is forbidden. A wait with a time limit is not restarted after signals.
-    fn until<T>(
-        &self,
-        ctx: &mut SyscallContext<'_>,
-        queue: &WaitQueue,
-        events: PollEvents,
-        mut attempt: impl FnMut(&mut SyscallContext<'_>) -> SysResult<T>,
-    ) -> SysResult<T> {
-        if self.dontwait || self.file.nonblocking() {
-            return attempt(ctx);
-        }
-        let deadline = self.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        match block::until(ctx, queue, events, deadline, attempt) {
-            Err(Errno::ETIMEDOUT) if deadline.is_some() => Err(Errno::EAGAIN),
-            Err(Errno::ERESTARTSYS) if deadline.is_some() => Err(Errno::EINTR),
-            other => other,
-        }
-    }
-}
-
 /// Sends all of `src`: a stream may need several steps, of which the first carries the control data.
 fn send_all(
     ctx: &mut SyscallContext<'_>,
@@ -231,11 +204,12 @@ fn send_all(
     if flags.contains(MsgFlags::OOB) {
         return Err(Errno::EOPNOTSUPP);
     }
-    let wait = Wait { file, dontwait: flags.contains(MsgFlags::DONTWAIT), timeout: socket.send_timeout() };
+    let dontwait = flags.contains(MsgFlags::DONTWAIT);
     let queue = socket.send_queue(destination.as_ref());
     let mut total: usize = 0;
     loop {
-        let result = wait.until(ctx, &queue, PollEvents::WRITABLE, |_| {
+        let patience = Patience::new(file, dontwait, socket.send_timeout());
+        let result = patience.until(ctx, &queue, PollEvents::WRITABLE, |_| {
             socket.send(&mut src, destination.as_ref(), &mut sent)
         });
         match result {
@@ -248,7 +222,7 @@ fn send_all(
                 return Err(error);
             }
         }
-        let goes_on = socket.is_stream() && src.remaining() > 0 && !wait.dontwait && !file.nonblocking();
+        let goes_on = socket.is_stream() && src.remaining() > 0 && !dontwait && !file.nonblocking();
         if !goes_on {
             return Ok(total);
         }
@@ -342,10 +316,10 @@ fn receive(
     dst: &mut UserIo,
     flags: MsgFlags,
 ) -> SysResult<Receipt> {
-    let wait = Wait { file, dontwait: flags.contains(MsgFlags::DONTWAIT), timeout: socket.receive_timeout() };
+    let patience = Patience::new(file, flags.contains(MsgFlags::DONTWAIT), socket.receive_timeout());
     let queue = socket.queue().clone();
     let step = |ctx: &mut SyscallContext<'_>, dst: &mut UserIo| {
-        wait.until(ctx, &queue, PollEvents::READABLE | PollEvents::RDHUP, |_| socket.receive(dst, flags))
+        patience.until(ctx, &queue, PollEvents::READABLE | PollEvents::RDHUP, |_| socket.receive(dst, flags))
     };
     let mut receipt = step(ctx, dst)?;
     let all = flags.contains(MsgFlags::WAITALL) && !flags.contains(MsgFlags::PEEK) && socket.is_stream();

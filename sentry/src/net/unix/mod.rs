@@ -25,7 +25,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use linux_raw_sys::net as linux;
 use parking_lot::{Mutex, MutexGuard};
@@ -36,10 +36,11 @@ use inbox::Inbox;
 
 use super::control::{Identity, Rights, Sent};
 use super::options::Options;
+use super::patience::Patience;
 use super::socket::{Destination, MsgFlags, Receipt, Shutdown, Socket, SocketType};
 use crate::errno::{Errno, SysResult};
 use crate::io::{IoDst, IoSrc};
-use crate::task::{SyscallContext, block};
+use crate::task::SyscallContext;
 use crate::vfs::File;
 use crate::wait::{Observer, PollEvents, Registration, WaitQueue};
 
@@ -237,14 +238,8 @@ impl UnixSocket {
         }
         let listener = address::find(ctx, self.kind, address)?;
         let attempt = |_: &mut SyscallContext<'_>| listener.enqueue(&me, &embryo);
-        let peer = if file.nonblocking() {
-            attempt(ctx)
-        } else {
-            let deadline =
-                self.options.send_timeout().and_then(|timeout| Instant::now().checked_add(timeout));
-            block::until(ctx, &listener.queue, PollEvents::WRITABLE, deadline, attempt)
-        };
-        let peer = peer.map_err(|error| if error == Errno::ETIMEDOUT { Errno::EAGAIN } else { error })?;
+        let patience = Patience::new(file, false, self.options.send_timeout());
+        let peer = patience.until(ctx, &listener.queue, PollEvents::WRITABLE, attempt)?;
         self.lock().role = Role::Connected(peer);
         self.queue.notify(PollEvents::WRITABLE);
         Ok(())

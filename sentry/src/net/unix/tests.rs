@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::*;
 use crate::fs::anonymous::AnonymousInode;
