@@ -109,6 +109,9 @@ static void groups(void) {
     }
 }
 
+static volatile int *counter;
+static void count_warning(int signal) { (void)signal; ++*counter; }
+
 static void limits(void) {
     struct rlimit limit;
     IN_CHILD("descriptors") {
@@ -148,6 +151,21 @@ static void limits(void) {
         while (now_ms() - start < 8000)
             ;
     }
+    volatile int *warnings = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    counter = warnings;
+    IN_CHILD("warned and killed") {
+        limit = (struct rlimit){1, 2};
+        setrlimit(RLIMIT_CPU, &limit);
+        signal(SIGXCPU, count_warning);
+        IN_CHILD("a child inherits the limit, not the time") {
+            getrlimit(RLIMIT_CPU, &limit);
+            printf("%ld %ld\n", (long)limit.rlim_cur, (long)limit.rlim_max);
+        }
+        long start = now_ms();
+        while (now_ms() - start < 12000)
+            ;
+    }
+    printf("warnings %d\n", *warnings);
     limit = (struct rlimit){5, 4};
     TRY(setrlimit(RLIMIT_CORE, &limit));
     TRY(getrlimit(99, &limit));

@@ -1,5 +1,6 @@
 //! The machine and its limits: names, memory, resource limits and usage, randomness.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use linux_raw_sys::general as linux;
@@ -84,7 +85,8 @@ pub fn sysinfo(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let info = kernel.system_info();
     let (_, tasks, _) = kernel.task_counts();
     let value = SysInfo {
-        uptime: i64::try_from(info.booted.elapsed().as_secs()).unwrap_or(i64::MAX),
+        // A second that has begun counts.
+        uptime: i64::try_from(info.booted.elapsed().as_nanos().div_ceil(1_000_000_000)).unwrap_or(i64::MAX),
         total_ram: info.memory_total,
         free_ram: info.memory_total.saturating_sub(kernel.memory_used()),
         procs: u16::try_from(tasks).unwrap_or(u16::MAX),
@@ -126,7 +128,7 @@ pub fn setrlimit(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
 
 fn set_limit(
     ctx: &SyscallContext<'_>,
-    group: &ThreadGroup,
+    group: &Arc<ThreadGroup>,
     resource: Resource,
     new: RawLimit,
 ) -> SysResult<Rlimit> {
@@ -137,6 +139,9 @@ fn set_limit(
     }
     let new = Rlimit { soft: new.soft, hard: new.hard };
     let old = group.set_rlimit(resource, new, &ctx.task.credentials())?;
+    if resource == Resource::Cpu {
+        group.timers().watch_cpu_limit(group);
+    }
     // A growing stack asks the address space.
     if let Some(task) = group.members().first() {
         task.mm().set_limits(super::memory::memory_limits(task));

@@ -193,7 +193,8 @@ pub(crate) fn link(_tree: &mut TaskTree, task: &Arc<Task>, parentage: Parentage<
     }
     task.pid().set_task(Arc::downgrade(task));
     let mut relations = group.relations();
-    if relations.leader.is_none() {
+    let first = relations.leader.is_none();
+    if first {
         relations.leader = Some(task.clone());
         if group.is_namespace_init()
             && let Some(namespace) = group.pid().namespace()
@@ -214,6 +215,11 @@ pub(crate) fn link(_tree: &mut TaskTree, task: &Arc<Task>, parentage: Parentage<
     }
     if group.cgroup().is_frozen() {
         task.kick(Work::FREEZE);
+    }
+    drop(signals);
+    drop(relations);
+    if first {
+        group.timers().watch_cpu_limit(group);
     }
     Ok(())
 }

@@ -249,6 +249,13 @@ impl ThreadGroup {
         Ok(old)
     }
 
+    /// Raises a soft limit by one, without any check.
+    pub(crate) fn raise_soft_limit(&self, resource: Resource) {
+        let mut limits = self.rlimits.write();
+        let old = limits.get(resource);
+        Arc::make_mut(&mut limits).set(resource, Rlimit { soft: old.soft.saturating_add(1), ..old });
+    }
+
     pub(super) fn signal_limit(&self) -> u64 {
         self.rlimit(Resource::Sigpending).soft
     }

@@ -1,4 +1,4 @@
-//! Interval timers (`setitimer`) and POSIX timers (`timer_create`) of a process.
+//! Interval timers (`setitimer`) and POSIX timers (`timer_create`) of a process, and its limit of CPU time.
 //!
 //! A [`ProcessTimer`] knows when it fires next, on a clock of its own: host time, or the process's CPU time. Host-time timers
 //! sit in the [`Timers`] service. A CPU-time timer waits there for the shortest real time in which the process could use up
@@ -16,8 +16,9 @@ use parking_lot::Mutex;
 use super::clock_id::{Clock, after};
 use super::{TimerHandle, TimerTarget, Timers, Timespec};
 use crate::errno::{Errno, SysResult};
+use crate::task::rlimit::INFINITY;
 use crate::task::signal::SigFields;
-use crate::task::{SigInfo, Signal, SyscallContext, Task, ThreadGroup};
+use crate::task::{Resource, SigInfo, Signal, SyscallContext, Task, ThreadGroup};
 
 /// Most POSIX timers of a process.
 const MAX_TIMERS: usize = 1024;
@@ -44,6 +45,8 @@ pub enum Notify {
     Interval(Signal),
     /// A POSIX timer's signal to the process.
     Process(Signal, u64),
+    /// `RLIMIT_CPU` is reached.
+    CpuLimit,
     /// A POSIX timer's signal to one thread, by thread id in the process's namespace.
     Thread(Signal, u64, i32),
 }
@@ -204,6 +207,7 @@ impl ProcessTimer {
         match self.notify {
             Notify::Nothing => {}
             Notify::Interval(signal) => group.send_signal(SigInfo::kernel(signal)),
+            Notify::CpuLimit => enforce_cpu_limit(group),
             Notify::Process(signal, value) => group.send_signal(posix(signal, value)),
             Notify::Thread(signal, value, tid) => {
                 if let Some(task) = group.members().iter().find(|task: &&Arc<Task>| task.tid() == tid) {
@@ -211,6 +215,21 @@ impl ProcessTimer {
                 }
             }
         }
+    }
+}
+
+/// The process has used the CPU time of its soft limit or more: `SIGKILL` at the hard one, else `SIGXCPU` now and after each
+/// further second (Linux's `check_process_timers`, which raises the soft limit for that).
+fn enforce_cpu_limit(group: &Arc<ThreadGroup>) {
+    let (user, system) = group.cpu_nanos();
+    let used = Duration::from_nanos(user.wrapping_add(system)).as_secs();
+    let limit = group.rlimit(Resource::Cpu);
+    if used >= limit.hard {
+        group.send_signal(SigInfo::kernel(Signal::KILL));
+    } else if used >= limit.soft {
+        group.send_signal(SigInfo::kernel(Signal::XCPU));
+        group.raise_soft_limit(Resource::Cpu);
+        group.timers().watch_cpu_limit(group);
     }
 }
 
@@ -249,6 +268,7 @@ pub struct ProcessTimers {
 struct Table {
     intervals: [Option<Arc<ProcessTimer>>; 3],
     posix: BTreeMap<i32, Arc<ProcessTimer>>,
+    cpu_limit: Option<Arc<ProcessTimer>>,
     next_id: i32,
 }
 
@@ -294,6 +314,22 @@ impl ProcessTimers {
         Ok(id)
     }
 
+    /// Sees to `RLIMIT_CPU` as it is now: call when the process is born and when the limit changes.
+    pub fn watch_cpu_limit(&self, group: &Arc<ThreadGroup>) {
+        let soft = group.rlimit(Resource::Cpu).soft;
+        let timer = {
+            let mut table = self.table.lock();
+            if soft == INFINITY && table.cpu_limit.is_none() {
+                return;
+            }
+            let make = || ProcessTimer::new(0, Clock::Monotonic, Notify::CpuLimit, group, Measure::Cpu);
+            table.cpu_limit.get_or_insert_with(make).clone()
+        };
+        let used = Duration::from_nanos(timer.cpu_nanos());
+        let value = (soft != INFINITY).then(|| Duration::from_secs(soft).saturating_sub(used));
+        timer.set(group.kernel().timers(), Setting { value, interval: Duration::ZERO });
+    }
+
     /// A POSIX timer by its number; `EINVAL` if there is none.
     pub fn get(&self, id: i32) -> SysResult<Arc<ProcessTimer>> {
         self.table.lock().posix.get(&id).cloned().ok_or(Errno::EINVAL)
@@ -317,7 +353,8 @@ impl ProcessTimers {
     /// What the end of the process does.
     pub fn on_exit(&self, timers: &Arc<Timers>) {
         let table = std::mem::take(&mut *self.table.lock());
-        for timer in table.posix.values().chain(table.intervals.iter().flatten()) {
+        let others = table.intervals.iter().flatten().chain(&table.cpu_limit);
+        for timer in table.posix.values().chain(others) {
             timer.set(timers, Setting::default());
         }
     }
