@@ -78,6 +78,16 @@ impl Host {
         open_in(dir, name, flags, mode, Mounts::Stay)
     }
 
+    /// Creates a regular file without a name on the directory's file system.
+    ///
+    /// # Errors
+    /// What `openat2(2)` says, `EOPNOTSUPP` above all.
+    pub fn create_unnamed(&self, dir: impl AsFd, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::TMPFILE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        again_if_ambiguous(|| openat2(&dir, c".", flags, mode, resolve))
+    }
+
     /// Opens a walked regular file or directory. Nothing else: opening a device, FIFO or socket may block or act.
     ///
     /// # Errors
@@ -159,8 +169,12 @@ fn open_in(
     if mounts == Mounts::Stay {
         resolve |= ResolveFlags::NO_XDEV;
     }
+    again_if_ambiguous(|| openat2(&dir, name.as_bytes(), flags, mode, resolve))
+}
+
+fn again_if_ambiguous(open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     for _ in 0..RETRIES {
-        match openat2(&dir, name.as_bytes(), flags, mode, resolve) {
+        match open() {
             Err(Errno::AGAIN | Errno::INTR) => {}
             done => return done,
         }

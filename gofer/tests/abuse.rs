@@ -74,7 +74,8 @@ fn broken_frames_get_an_answer() {
         lies[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(answer(&a.client, &lies), errno(Errno::BADMSG));
         assert_eq!(answer(&a.client, &vec![0xff; MAX_MESSAGE + 1000]), errno(Errno::BADMSG), "too long");
-        for unknown in [0, 32, 99, u16::MAX] {
+        let last = *MessageId::ALL.last().unwrap() as u16;
+        for unknown in [0, last + 1, 99, u16::MAX] {
             let header = Header { length: 0, message: unknown, errno: 0, tag: 1, fds: 0 };
             assert_eq!(answer(&a.client, &header.to_bytes()), errno(Errno::NOSYS));
         }
@@ -271,6 +272,7 @@ fn requests(fd: FdId, dir: FdId) -> Vec<Request<'static>> {
         Request::Open { fd, flags: OpenFlags::READ | OpenFlags::DONATE },
         Request::Open { fd, flags: OpenFlags::READ | OpenFlags::WRITE | OpenFlags::KEEP },
         Request::Create { dir: fd, name, flags: OpenFlags::READ | OpenFlags::KEEP, new },
+        Request::CreateUnnamed { dir: fd, flags: OpenFlags::WRITE | OpenFlags::KEEP, new },
         Request::Mkdir { dir: fd, name, new },
         Request::Mknod { dir: fd, name, kind: FileKind::Fifo, rdev: Device::default(), new },
         Request::Symlink { dir: fd, name, target, owner: new.owner },

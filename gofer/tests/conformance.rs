@@ -145,6 +145,26 @@ fn created_files_are_the_host_s_files() {
 }
 
 #[test]
+fn files_without_a_name_get_one_by_a_link() {
+    tell(&Options::default(), |s| {
+        let root = s.client.root.fd;
+        let flags = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::DONATE;
+        let new = NewFile { permissions: 0o2640, ..mine(0) };
+        let create = |dir| Request::CreateUnnamed { dir, flags, new };
+        let (payload, mut fds) = s.client.call(&create(root)).unwrap();
+        let created = reply::Created::parse(&payload).unwrap();
+        assert_eq!((created.attr.nlink, created.attr.permissions), (0, 0o2640));
+        fs::File::from(fds.pop().unwrap()).write_all_at(b"hidden", 0).unwrap();
+        assert_eq!(fs::read_dir(&s.served).unwrap().count(), 0);
+        let link = Request::Link { dir: root, name: name("shown"), target: created.node };
+        let shown = s.client.node(&link).unwrap();
+        assert_eq!((shown.attr.ino, shown.attr.nlink), (created.attr.ino, 1));
+        assert_eq!(fs::read(s.served.join("shown")).unwrap(), b"hidden");
+        assert_eq!(s.client.call(&create(shown.fd)).err(), Some(Errno::NOTDIR));
+    });
+}
+
+#[test]
 fn new_objects_get_the_owner_that_the_message_names() {
     if !is_root() {
         eprintln!("skipped: needs root to give files away");
@@ -508,6 +528,7 @@ fn read_only_means_read_only() {
         let xattr = XattrName::new(b"user.a").unwrap();
         let changes = [
             Request::Create { dir: root, name, flags: OpenFlags::READ | OpenFlags::KEEP, new },
+            Request::CreateUnnamed { dir: root, flags: OpenFlags::WRITE | OpenFlags::KEEP, new },
             Request::Mkdir { dir: root, name, new },
             Request::Mknod { dir: root, name, kind, rdev, new },
             Request::Symlink { dir: root, name, target, owner: new.owner },

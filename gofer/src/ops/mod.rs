@@ -53,6 +53,7 @@ fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(),
         Request::StatFs { fd } => attributes::stat_fs(s, *fd, reply),
         Request::Open { fd, flags } => open::open(s, *fd, *flags, reply),
         Request::Create { dir, name, flags, new } => open::create(s, *dir, *name, *flags, *new, reply),
+        Request::CreateUnnamed { dir, flags, new } => open::create_unnamed(s, *dir, *flags, *new, reply),
         Request::Fsync { fds } => open::fsync(s, fds),
         Request::Flush { fd } => open::flush(s, *fd),
         Request::SyncFs { fd } => open::sync_fs(s, *fd),
@@ -90,6 +91,7 @@ fn changes(request: &Request<'_>) -> bool {
         Request::Open { flags, .. } => flags.intersects(OpenFlags::WRITE | OpenFlags::TRUNCATE),
         Request::SetAttr { .. }
         | Request::Create { .. }
+        | Request::CreateUnnamed { .. }
         | Request::Mkdir { .. }
         | Request::Mknod { .. }
         | Request::Symlink { .. }

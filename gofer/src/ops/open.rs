@@ -66,6 +66,27 @@ pub(super) fn create(
     Ok(())
 }
 
+/// Creates a regular file that has no name; it goes with its last descriptor unless it is linked before.
+pub(super) fn create_unnamed(
+    s: &Session,
+    dir: FdId,
+    flags: OpenFlags,
+    new: NewFile,
+    reply: &mut Reply,
+) -> Result<(), Errno> {
+    let parent = s.node(dir)?;
+    s.check_room()?;
+    let mode = Mode::from_raw_mode(new.permissions & 0o777);
+    let host = s.host.create_unnamed(&parent.fd, host_flags(flags).difference(OFlags::TRUNC), mode)?;
+    let attr = namespace::give(s, &host, new.owner, Some(new.permissions))?;
+    let node = s.insert_node(s.host.path_to(&host)?, FileKind::Regular)?;
+    let open = hand_out(s, host, flags, reply).inspect_err(|_| {
+        s.table.lock().remove(node);
+    })?;
+    Created { node, attr, open }.encode(&mut reply.payload);
+    Ok(())
+}
+
 /// Donates the descriptor, keeps it, or both, as the flags ask.
 fn hand_out(s: &Session, host: OwnedFd, flags: OpenFlags, reply: &mut Reply) -> Result<Option<FdId>, Errno> {
     if !flags.contains(OpenFlags::KEEP) {

@@ -175,4 +175,6 @@ messages! {
     Close = 30,
     /// Writes a whole file system to the disk.
     SyncFs = 31,
+    /// Creates and opens a regular file without a name.
+    CreateUnnamed = 32,
 }

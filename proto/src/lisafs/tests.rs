@@ -34,6 +34,7 @@ fn every_request() -> Vec<Request<'static>> {
         Request::SetAttr { fd, set: SetAttr::default() },
         Request::Open { fd, flags: open },
         Request::Create { dir, name: name(b"a"), flags: open, new },
+        Request::CreateUnnamed { dir, flags: open, new },
         Request::Mkdir { dir, name: name(b"b"), new },
         Request::Mknod {
             dir,

@@ -419,15 +419,6 @@ fn compare(seed: u64, calls: usize, backing: Backing, users: Users) -> usize {
     ];
     for n in 0..calls {
         let call = start.get(n).cloned().unwrap_or_else(|| random.call());
-        // A gofer makes no unnamed files.
-        let call = match call {
-            Call::Open(path, flags, _)
-                if matches!(backing, Backing::Gofer(_)) && flags & libc::O_TMPFILE == libc::O_TMPFILE =>
-            {
-                Call::List(path)
-            }
-            call => call,
-        };
         let call = if users == Users::Several { without_host_policy(call) } else { call };
         let user =
             if n < start.len() || users == Users::Own { 0 } else { random.pick(&[0, 1000, 1000, 1001]) };

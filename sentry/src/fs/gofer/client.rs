@@ -134,6 +134,15 @@ impl Client {
         })
     }
 
+    /// Creates a regular file without a name, open for reading and writing.
+    pub(crate) fn create_unnamed(&self, dir: FdId, new: NewFile) -> SysResult<(Found, OwnedFd)> {
+        let flags = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::DONATE;
+        self.connection.call(&Request::CreateUnnamed { dir, flags, new }, |reply| {
+            let created = Created::parse(reply.payload)?;
+            Ok(((created.node, created.attr).into(), reply.descriptor()?))
+        })
+    }
+
     pub(crate) fn mkdir(&self, dir: FdId, name: Name<'_>, new: NewFile) -> SysResult<Found> {
         self.make(&Request::Mkdir { dir, name, new })
     }

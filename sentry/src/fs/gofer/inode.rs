@@ -347,6 +347,16 @@ impl Inode for GoferInode {
         Ok(inode)
     }
 
+    fn create_unnamed(&self, new: NewInode) -> SysResult<Arc<dyn Inode>> {
+        let fs = self.fs()?;
+        let asked = fs.epoch();
+        let (found, fd) = fs.client().create_unnamed(self.fd, new_file(new)?)?;
+        let inode = fs.inode(asked, found.fd, &found.attr, None);
+        inode.unnamed.store(true, Ordering::Relaxed);
+        inode.keep(&fs, Handle::new(fd, true));
+        Ok(inode)
+    }
+
     fn mkdir(&self, name: &[u8], new: NewInode) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
         let asked = fs.epoch();
