@@ -31,6 +31,11 @@ pub fn scaled(count: u64, least: u64) -> u64 {
     ((count as f64 * scale) as u64).max(least)
 }
 
+/// Whether the host's CPU is QEMU's interpreter, which leaves out some exceptions of real CPUs.
+pub fn interpreted_cpu() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("QEMU TCG"))
+}
+
 pub struct Lab {
     pub arena: &'static Arena,
     pub machine: Arc<Machine>,

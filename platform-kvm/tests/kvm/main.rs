@@ -1,5 +1,5 @@
 //! Tests that run guest code on whatever `/dev/kvm` is there. One binary without a harness, so that it can be carried into a
-//! QEMU guest: one line per test, status 0 if none failed.
+//! QEMU guest: one line per test, status 0 if none failed. The name appears when the test starts, so a stall shows where it is.
 //!
 //! - `kvm [FILTER…]` runs the tests whose name contains a filter; `--bench` prints costs instead; `--list` lists.
 //! - `CAISSON_TEST_SCALE` (default 1.0) multiplies iteration counts: 0.01 suits emulated hosts.
@@ -17,6 +17,7 @@ mod revocation;
 mod state;
 mod stress;
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
@@ -70,7 +71,8 @@ fn main() {
         return;
     }
     if let Err(error) = caisson_platform_kvm::open_kvm() {
-        println!("SKIPPED all {} tests of platform-kvm: {error}", TESTS.len());
+        println!("platform-kvm: SKIPPED: {error}");
+        println!("platform-kvm: 0 passed, 0 failed, {} skipped", TESTS.len());
         return;
     }
     if arguments.iter().any(|a| a == "--bench") {
@@ -81,18 +83,19 @@ fn main() {
         TESTS.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(*f)));
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in selected {
+        print!("test {name} ... ");
+        let _ = std::io::stdout().flush();
         let start = Instant::now();
-        match catch_unwind(AssertUnwindSafe(test)) {
-            Ok(()) => {
-                passed += 1;
-                println!("ok     {name} ({:.2} s)", start.elapsed().as_secs_f64());
-            }
-            Err(_) => {
-                failed += 1;
-                println!("FAILED {name} ({:.2} s)", start.elapsed().as_secs_f64());
-            }
+        let succeeded = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        let seconds = start.elapsed().as_secs_f64();
+        if succeeded {
+            passed += 1;
+            println!("ok ({seconds:.2} s)");
+        } else {
+            failed += 1;
+            println!("({seconds:.2} s)\ntest {name} ... FAILED");
         }
     }
-    println!("platform-kvm: {passed} passed, {failed} failed");
+    println!("platform-kvm: {passed} passed, {failed} failed, 0 skipped");
     std::process::exit(i32::from(failed > 0));
 }
