@@ -21,6 +21,7 @@ pub mod control;
 pub mod errno;
 pub mod fs;
 pub mod io;
+pub mod ipc;
 pub mod kernel;
 pub mod loader;
 pub mod mm;

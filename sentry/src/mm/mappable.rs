@@ -46,6 +46,14 @@ pub trait Mappable: Send + Sync {
     fn punch_hole(&self, _offset: u64, _len: u64) -> SysResult {
         Err(crate::errno::Errno::EOPNOTSUPP)
     }
+
+    /// Bytes of a System V segment, which `shmdt` takes out whole; `None` for everything else.
+    fn segment_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// An address space has let go of a mapping of the object. Takes no locks of the address space or above.
+    fn detached(&self) {}
 }
 
 /// How `/proc/*/maps` shows a mapped object.
@@ -92,6 +100,11 @@ impl MappingSet {
     pub fn invalidate_beyond(&self, size: u64) {
         let start = size.saturating_add(0xfff) & !0xfff;
         self.each(|mm| mm.invalidate(self, start, u64::MAX, PrivateCopies::Drop));
+    }
+
+    /// Mappings there are.
+    pub fn count(&self) -> u64 {
+        self.spaces.lock().values().map(|entry| entry.mappings as u64).sum()
     }
 
     /// Whether anybody maps the object.

@@ -33,6 +33,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 mod advise;
 mod anonymous_object;
+mod attach;
 mod barrier;
 mod brk;
 mod extent_map;
@@ -58,6 +59,7 @@ mod window_cache;
 
 pub use advise::{Advice, Discard, Invalidate, WriteBack};
 pub use anonymous_object::AnonymousObject;
+pub use attach::Attach;
 pub use fault::{FaultOutcome, MemoryAccess};
 pub use frame_store::{FrameStore, PageBudget, TakenFrames};
 pub use futex_key::{FutexKey, FutexScope};

@@ -114,6 +114,7 @@ impl ObjectMapping {
 impl Drop for ObjectMapping {
     fn drop(&mut self) {
         self.object.mappings().remove(self.mm);
+        self.object.detached();
     }
 }
 

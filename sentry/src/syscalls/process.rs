@@ -449,6 +449,9 @@ pub fn unshare(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     if flags.contains(F::NEWPID) {
         namespaces.pid_for_children = crate::task::PidNamespace::new(Some(&namespaces.pid_for_children))?;
     }
+    if flags.intersects(F::SYSVSEM | F::NEWIPC) {
+        drop(ctx.local.sem_undo.take());
+    }
     if flags.contains(F::FILES) {
         let copy = ctx.task.files().fork();
         ctx.task.set_files(Arc::new(copy));

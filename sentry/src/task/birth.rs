@@ -148,6 +148,7 @@ impl TaskLocal {
             alt_stack: AltStack::default(),
             clear_child_tid: 0,
             rseq: RseqState::default(),
+            sem_undo: None,
             robust_list: 0,
             vfork_done: None,
             fault: FaultRecord::default(),

@@ -17,6 +17,8 @@ use super::{
     run,
 };
 use crate::errno::{Errno, SysResult};
+use crate::ipc::Actor;
+use crate::ipc::undo::UndoList;
 use crate::mm::Mm;
 use crate::vfs::{Fd, FsContext};
 
@@ -204,6 +206,10 @@ fn build(ctx: &mut SyscallContext<'_>, args: &CloneArgs) -> SysResult<(Arc<Task>
     let fresh_stack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
     let mut local = TaskLocal::new(machine, &mm, registers);
     local.rseq = child_rseq(ctx, &mm, flags);
+    if flags.contains(CloneFlags::SYSVSEM) {
+        let list = || UndoList::new(Actor::of(parent));
+        local.sem_undo = Some(ctx.local.sem_undo.get_or_insert_with(list).clone());
+    }
     if !fresh_stack {
         local.alt_stack = ctx.local.alt_stack;
     }

@@ -52,6 +52,7 @@ pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, status: ExitS
     hand_over_signals(task, &group);
     super::futex::robust::leave_memory(task, local);
     release_memory(task, local);
+    drop(local.sem_undo.take());
     task.release_resources();
     if last {
         group.timers().on_exit(task.kernel().timers());

@@ -445,6 +445,8 @@ pub struct TaskLocal {
     pub clear_child_tid: u64,
     /// Restartable sequences.
     pub rseq: rseq::RseqState,
+    /// What it gives back to semaphores at its end; shared with `CLONE_SYSVSEM`.
+    pub sem_undo: Option<Arc<crate::ipc::undo::UndoList>>,
     /// The head of the robust futex list.
     pub robust_list: u64,
     /// Woken when the memory it borrowed from its parent is no longer used (`vfork`).

@@ -17,6 +17,7 @@ pub mod root;
 pub mod status;
 pub mod sys;
 pub mod system;
+pub mod sysvipc;
 pub mod texts;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use super::process::{Subject, View};
-use super::{links, sys, system};
+use super::{links, sys, system, sysvipc};
 use crate::errno::{Errno, SysResult};
 use crate::fs::pseudo::{Directory, Entry, Owner, PseudoDir, PseudoFs, PseudoLink, StaticDir};
 use crate::kernel::Kernel;
@@ -31,7 +31,7 @@ impl Root {
             .with("mounts", PseudoLink::inode(fs, 0o777, "self/mounts"))
             .with("net", PseudoLink::inode(fs, 0o777, "self/net"))
             .with("sys", sys::directory(fs, kernel)?)
-            .with("sysvipc", PseudoDir::inode(fs, 0o555, StaticDir::new()))
+            .with("sysvipc", sysvipc::directory(fs, kernel))
             .with("tty", PseudoDir::inode(fs, 0o555, StaticDir::new()))
             .with("fs", PseudoDir::inode(fs, 0o555, StaticDir::new()));
         let fixed = system::add_to(fixed, fs, kernel);

@@ -108,7 +108,7 @@ impl Builder<'_> {
                 .with("pid_max", self.show(|_| format!("{}\n", crate::task::pid::PID_MAX)))
                 .with("random", self.dir(random))
                 .with("randomize_va_space", self.show(|_| "2\n".into()))
-                .with("sem", self.kept("32000\t1024000000\t500\t32000"))
+                .with("sem", self.kept("32000\t1024000\t500\t32000"))
                 .with("shmall", self.kept("18446744073692774399"))
                 .with("shmmax", self.kept("18446744073692774399"))
                 .with("shmmni", self.kept("4096"))
