@@ -10,6 +10,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod gofer;
 pub mod hostfile;
+pub mod mqueue;
 pub mod pipe;
 pub mod proc;
 pub mod pseudo;

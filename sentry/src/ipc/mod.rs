@@ -10,6 +10,7 @@
 //! Lock order: a table, then the permissions or the state of an object. Nothing waits or touches user memory under them.
 
 pub mod ids;
+pub mod mqueue;
 pub mod msg;
 pub mod sem;
 pub mod shm;
@@ -20,6 +21,8 @@ pub mod undo;
 use std::sync::Arc;
 
 use crate::errno::{Errno, SysResult};
+use crate::fs::mqueue::MqueueFs;
+use crate::task::namespaces::IpcNamespace;
 use crate::task::{SyscallContext, Task};
 use crate::time::Timespec;
 
@@ -31,16 +34,28 @@ pub struct Ipc {
     pub sem: sem::Sets,
     /// Message queues.
     pub msg: msg::Queues,
+    /// POSIX message queues.
+    pub mqueues: Arc<MqueueFs>,
 }
 
 impl Ipc {
     fn new() -> Arc<Ipc> {
-        Arc::new(Ipc { shm: Arc::default(), sem: sem::Sets::default(), msg: msg::Queues::default() })
+        Arc::new(Ipc {
+            shm: Arc::default(),
+            sem: sem::Sets::default(),
+            msg: msg::Queues::default(),
+            mqueues: MqueueFs::new(),
+        })
+    }
+
+    /// The state of a namespace.
+    pub fn in_namespace(namespace: &IpcNamespace) -> SysResult<Arc<Ipc>> {
+        namespace.state_or(Ipc::new).ok_or(Errno::ENOSYS)
     }
 
     /// The namespace that `task` lives in.
     pub fn of(task: &Task) -> SysResult<Arc<Ipc>> {
-        task.namespaces().ipc.state_or(Ipc::new).ok_or(Errno::ENOSYS)
+        Ipc::in_namespace(&task.namespaces().ipc)
     }
 
     /// The caller's namespace.

@@ -1,9 +1,13 @@
 use super::ids::{Access, Ids, Object, Perm, Request, linux_flags};
+use super::mqueue::{Mqueue, Notice, Receiver, Settings, USUAL};
 use super::msg::{Message, Queues, Wanted};
 use super::sem::{Awaited, Operation, Set, Sets, Waiting};
 use super::undo::UndoList;
 use super::*;
-use crate::task::{Capability, Credentials};
+use crate::kernel::testing::TestKernel;
+use crate::task::{Capability, Credentials, Signal, SignalSet};
+use crate::vfs::FileSystem;
+use crate::vfs::inode::NewInode;
 
 fn perm() -> Perm {
     Perm { key: 0, uid: 1, gid: 2, cuid: 3, cgid: 4, mode: 0o640, id: 0, removed: false }
@@ -141,4 +145,78 @@ fn messages_are_chosen_by_type() {
     assert_eq!(queue.send(&Message { kind: 1, text: vec![0] }, Actor::default()), Err(Errno::EAGAIN));
     assert_eq!(queues.destroy(&queue), Ok(()));
     assert_eq!(receive(Wanted::Any, 9, false), Err(Errno::EIDRM));
+}
+
+#[test]
+fn the_oldest_message_of_the_highest_priority_comes_first() {
+    let test = TestKernel::boot();
+    let (task, _local) = test.prepare([]);
+    let total = Arc::default();
+    let queue = Mqueue::new(Settings { messages: 3, size: 9 }, Arc::clone(&total));
+    for (text, priority) in [("a", 1), ("b", 5), ("c", 5)] {
+        queue.send(text.as_bytes(), priority, &task).unwrap();
+    }
+    assert_eq!(queue.send(b"d", 9, &task), Err(Errno::EAGAIN));
+    let receive = || queue.receive().map(|(text, priority)| (String::from_utf8(text).unwrap(), priority));
+    let message = |text: &str, priority| Ok((text.to_owned(), priority));
+    assert_eq!([receive(), receive(), receive()], [message("b", 5), message("c", 5), message("a", 1)]);
+    assert_eq!(receive(), Err(Errno::EAGAIN));
+    queue.send(b"left over", 0, &task).unwrap();
+    drop(queue);
+    assert_eq!(total.load(std::sync::atomic::Ordering::Relaxed), 0);
+}
+
+#[test]
+fn one_process_is_told_of_a_message_that_nobody_waits_for() {
+    let test = TestKernel::boot();
+    let (task, _local) = test.prepare([]);
+    let group = task.thread_group();
+    let queue = Mqueue::new(USUAL, Arc::default());
+    let notice = Notice::Signal(Signal::USR1, 7);
+    task.replace_mask(SignalSet::of(&[Signal::USR1]));
+    assert_eq!((queue.register(group, notice), queue.register(group, notice)), (Ok(()), Err(Errno::EBUSY)));
+    let mut receiver = Receiver::new(&queue);
+    assert_eq!(receiver.receive(), Err(Errno::EAGAIN));
+    queue.send(b"x", 0, &task).unwrap();
+    assert!(receiver.receive().is_ok() && task.pending_signals().1.is_empty());
+    drop(receiver);
+    queue.send(b"y", 0, &task).unwrap();
+    assert!(task.pending_signals().1.contains(Signal::USR1));
+    assert_eq!(queue.register(group, notice), Ok(()));
+    queue.unregister(group);
+    assert!(queue.status().registration.is_none());
+}
+
+#[test]
+fn names_and_what_queues_cost() {
+    let test = TestKernel::boot();
+    let (task, _local) = test.prepare([]);
+    let ipc = Ipc::of(&task).unwrap();
+    let names = &ipc.mqueues;
+    let new = NewInode { mode: 0o600, uid: 5, gid: 5 };
+    let make = |name: &[u8]| names.make(name, new, USUAL, &task).map(drop);
+    for (name, errno) in [
+        (&b""[..], Errno::ENOENT),
+        (b"..", Errno::EACCES),
+        (b"a/b", Errno::EACCES),
+        (&[b'n'; 256], Errno::ENAMETOOLONG),
+    ] {
+        assert_eq!((make(name), names.find(name).err()), (Err(errno), Some(errno)));
+    }
+    assert_eq!((make(b"one"), make(b"one")), (Ok(()), Err(Errno::EEXIST)));
+    let root = names.root().unwrap();
+    let node = root.lookup(b"one").unwrap();
+    assert!(root.revalidate(b"one", &node) && !root.revalidate(b"two", &node));
+    let stranger = Credentials::new(9, 9, vec![], Capability::empty());
+    assert_eq!(names.unlink(b"one", &stranger), Err(Errno::EPERM));
+    let owner = Credentials::new(5, 5, vec![], Capability::empty());
+    assert_eq!((names.unlink(b"one", &owner), names.unlink(b"one", &owner)), (Ok(()), Err(Errno::ENOENT)));
+    assert_eq!(node.attr().unwrap().nlink, 0);
+    drop(node);
+    // 819,200 bytes are the default of RLIMIT_MSGQUEUE; a usual queue costs 82,880.
+    for n in 0..9 {
+        assert_eq!(make(format!("queue{n}").as_bytes()), Ok(()));
+    }
+    assert_eq!(make(b"one too many"), Err(Errno::EMFILE));
+    assert_eq!((names.unlink(b"queue3", &owner), make(b"instead")), (Ok(()), Ok(())));
 }

@@ -123,7 +123,7 @@ impl Kernel {
         let shared = self.container_namespaces(&mut containers, &spec)?;
         // Mounting and loading ask the gofer, which may take a while: others must be able to work meanwhile.
         drop(containers);
-        let mount = plan::build(spec.mounts, self.vfs(), &shared.pid)?;
+        let mount = plan::build(spec.mounts, self.vfs(), &shared.pid, &shared.ipc)?;
         let SharedNamespaces { pid, uts, ipc, net, user } = shared;
         let namespaces = Arc::new(Namespaces { uts, ipc, mount, net, user, pid_for_children: pid });
         let cgroup = Cgroup::new(spec.pids_max);

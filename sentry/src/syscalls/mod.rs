@@ -15,6 +15,7 @@ pub mod identity;
 mod layout;
 pub mod memory;
 pub mod mounts;
+pub mod mqueue;
 pub mod msg;
 pub mod names;
 pub mod numbers;

@@ -62,6 +62,7 @@ pub fn mount(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
             source: &source,
             options: &data,
             pid_namespace: ctx.task.pid_namespace(),
+            ipc_namespace: None,
         };
         let fs = ctx.kernel().vfs().make(&fs_type, &request)?;
         let superblock = Superblock::new(fs, if source.is_empty() { b"none" } else { &source })?;

@@ -15,6 +15,7 @@ use super::registries::{MountRequest, Registries};
 use super::{Caller, WalkFlags};
 use crate::errno::{Errno, SysResult};
 use crate::task::PidNamespace;
+use crate::task::namespaces::IpcNamespace;
 
 /// What a container's tree is to look like.
 pub struct MountPlan {
@@ -114,6 +115,7 @@ const DEFAULT_LINKS: &[(&str, &str)] = &[
 struct Builder<'a> {
     registries: &'a Registries,
     pid_namespace: &'a Arc<PidNamespace>,
+    ipc_namespace: &'a Arc<IpcNamespace>,
     namespace: Arc<MountNamespace>,
     caller: Caller<'static>,
 }
@@ -123,12 +125,13 @@ pub fn build(
     plan: MountPlan,
     registries: &Registries,
     pid_namespace: &Arc<PidNamespace>,
+    ipc_namespace: &Arc<IpcNamespace>,
 ) -> Result<Arc<MountNamespace>, PlanError> {
     let superblock = Superblock::new(plan.root, &plan.root_source).map_err(failed("mount", b"/"))?;
     let root = Mount::new(superblock, plan.root_flags - MountFlags::RDONLY);
     let namespace = MountNamespace::new(root.clone());
     let caller = Caller::kernel(namespace.root());
-    let builder = Builder { registries, pid_namespace, namespace, caller };
+    let builder = Builder { registries, pid_namespace, ipc_namespace, namespace, caller };
     for mount in &plan.mounts {
         builder.mount(mount)?;
     }
@@ -159,6 +162,7 @@ impl Builder<'_> {
                     source,
                     options,
                     pid_namespace: Some(self.pid_namespace.clone()),
+                    ipc_namespace: Some(self.ipc_namespace.clone()),
                 };
                 self.registries.make(fs_type, &request).and_then(|fs| Superblock::new(fs, source))
             }
@@ -256,8 +260,13 @@ impl Builder<'_> {
             let null = self.find(b"/dev/null").map_err(&error)?;
             return self.namespace.bind(&null, &place, Recursive::No).map(drop).map_err(error);
         }
-        let request =
-            MountRequest { caller: &self.caller, source: b"tmpfs", options: b"size=0k", pid_namespace: None };
+        let request = MountRequest {
+            caller: &self.caller,
+            source: b"tmpfs",
+            options: b"size=0k",
+            pid_namespace: None,
+            ipc_namespace: None,
+        };
         let fs = self.registries.make(b"tmpfs", &request).map_err(&error)?;
         let superblock = Superblock::new(fs, b"tmpfs").map_err(&error)?;
         let mount = Mount::new(superblock, MountFlags::RDONLY.with_atime_default());

@@ -10,6 +10,7 @@ use super::inode::FileSystem;
 use super::special::SpecialFiles;
 use crate::errno::{Errno, SysResult};
 use crate::task::PidNamespace;
+use crate::task::namespaces::IpcNamespace;
 
 /// A request to mount a file system of some type.
 pub struct MountRequest<'a> {
@@ -21,6 +22,8 @@ pub struct MountRequest<'a> {
     pub options: &'a [u8],
     /// Whose processes a procfs shows; the caller's own where it is absent.
     pub pid_namespace: Option<Arc<PidNamespace>>,
+    /// Whose message queues an mqueue file system shows; the caller's own where it is absent.
+    pub ipc_namespace: Option<Arc<IpcNamespace>>,
 }
 
 /// Makes a file system of one type. `EINVAL` for options it does not know.

@@ -90,12 +90,17 @@ impl<D: Directory> Inode for PseudoDir<D> {
 }
 
 /// An open directory: the names it had when it was opened. Positions are 0 for `.`, 1 for `..`, then the entries.
-struct OpenDir {
+pub(crate) struct OpenDir {
     ino: u64,
     entries: Vec<Entry>,
 }
 
 impl OpenDir {
+    /// The directory number `ino`, with these names besides `.` and `..`.
+    pub(crate) fn new(ino: u64, entries: Vec<Entry>) -> OpenDir {
+        OpenDir { ino, entries }
+    }
+
     fn emit_one(&self, position: u64, sink: &mut dyn DirSink) -> Option<bool> {
         let next = position.saturating_add(1);
         let directory = FileType::Directory.dirent_type();

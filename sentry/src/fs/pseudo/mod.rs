@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::RwLock;
 
+pub(crate) use directory::OpenDir;
 pub use directory::{Directory, Entry, PseudoDir, StaticDir};
 pub use file::{PseudoFile, Text, TextFn};
 pub use link::{Link, PseudoLink};

@@ -1,7 +1,7 @@
 //! System calls for futexes, SysV IPC, POSIX message queues.
 
 use super::{Entry, call};
-use crate::syscalls::{futex, msg, sem, shm};
+use crate::syscalls::{futex, mqueue, msg, sem, shm};
 
 /// This family's lines.
 #[rustfmt::skip]
@@ -19,6 +19,12 @@ pub const CALLS: &[Entry] = &[
     call!(msgctl,          msg::msgctl,            [Int Int Ptr],                  Full,    ""),
     call!(semtimedop,      sem::semtimedop,        [Int Ptr Size Timespec],        Full,    ""),
     call!(futex,           futex::futex,           [Ptr FutexOp UInt Ptr Ptr Hex], Partial, "no FUTEX_WAIT_REQUEUE_PI; no priority inheritance"),
+    call!(mq_open,         mqueue::mq_open,        [Path OpenFlags Mode Ptr],      Full,    ""),
+    call!(mq_unlink,       mqueue::mq_unlink,      [Path],                         Full,    ""),
+    call!(mq_timedsend,    mqueue::mq_timedsend,   [Fd InBytes Size UInt Timespec], Full,   ""),
+    call!(mq_timedreceive, mqueue::mq_timedreceive, [Fd OutBytes Size Ptr Timespec], Full,  ""),
+    call!(mq_notify,       mqueue::mq_notify,      [Fd Ptr],                       Partial, "no SIGEV_THREAD, which needs netlink"),
+    call!(mq_getsetattr,   mqueue::mq_getsetattr,  [Fd Ptr Ptr],                   Full,    ""),
     call!(set_robust_list, futex::set_robust_list, [Ptr Size],                     Full,    ""),
     call!(get_robust_list, futex::get_robust_list, [Pid Ptr Ptr],                  Partial, "own list only"),
     call!(futex_waitv,     futex::futex_waitv,     [Ptr UInt Hex Timespec Clock],  Full,    ""),
