@@ -191,5 +191,19 @@ int main(void) {
     TRY(fcntl(sealed, F_GET_SEALS));
     TRY(fcntl(sealed, F_ADD_SEALS, F_SEAL_SHRINK));
     TRY_OK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, sealed, 0));
+    TRY_OK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, sealed, 0));
+    int future = memfd_create("later", MFD_ALLOW_SEALING);
+    TRY(ftruncate(future, 4096));
+    char *before = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, future, 0);
+    TRY(fcntl(future, F_ADD_SEALS, F_SEAL_WRITE));
+    TRY(fcntl(future, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
+    show_touch("mapped before", before);
+    TRY_OK(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, future, 0));
+    char *read_only = mmap(NULL, 4096, PROT_READ, MAP_SHARED, future, 0);
+    TRY(mprotect(read_only, 4096, PROT_READ | PROT_WRITE));
+    show_touch("mapped after", read_only);
+    TRY(munmap(before, 4096));
+    before = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, future, 0);
+    TRY(fcntl(future, F_ADD_SEALS, F_SEAL_WRITE));
     return 0;
 }

@@ -53,7 +53,7 @@ impl Mm {
         new.flags.remove(VmaFlags::LOCKED);
         if let Source::Object { mapping, .. } = &mut new.source {
             let (object, file) = (mapping.object.clone(), mapping.file.clone());
-            *mapping = ObjectMapping::new(object, file, child.id, Arc::downgrade(child));
+            *mapping = ObjectMapping::new(object, file, vma.flags, (child.id, Arc::downgrade(child)));
         }
         copy.vmas.insert(new);
         if vma.flags.intersects(VmaFlags::SHARED | VmaFlags::WIPEONFORK) {

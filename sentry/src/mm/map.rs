@@ -108,7 +108,7 @@ impl Mm {
         let flags = vma_flags(&request, extra, lock);
         self.check_limits(&state, &range, request.prot, flags)?;
         self.unmap_locked(&mut state, range.clone(), &mut remains)?;
-        let source = self.source(&request, len);
+        let source = self.source(&request, len, flags);
         let vma = Vma { start, end: start + len, prot: request.prot, flags, source };
         state.vmas.insert(vma);
         self.note_size(&state);
@@ -264,7 +264,7 @@ impl Mm {
         Ok(())
     }
 
-    fn source(&self, request: &MapRequest, len: u64) -> Source {
+    fn source(&self, request: &MapRequest, len: u64, flags: VmaFlags) -> Source {
         let (object, offset, file): (Arc<dyn Mappable>, u64, Option<Arc<File>>) = match &request.backing {
             Some(backing) => (backing.object.clone(), backing.offset, backing.file.clone()),
             None if request.flags.contains(MapFlags::SHARED) => {
@@ -274,7 +274,8 @@ impl Mm {
             }
             None => return Source::Anonymous,
         };
-        Source::Object { mapping: ObjectMapping::new(object, file, self.id, self.me.clone()), offset }
+        let mapping = ObjectMapping::new(object, file, flags, (self.id, self.me.clone()));
+        Source::Object { mapping, offset }
     }
 
     /// Enters a small mapping of an object at once; whoever maps it will touch it.

@@ -34,6 +34,11 @@ pub trait Mappable: Send + Sync {
     /// The mappings of this object.
     fn mappings(&self) -> &MappingSet;
 
+    /// Whether new shared mappings may write to it. Seals take that away from a memfd.
+    fn may_be_written(&self) -> bool {
+        true
+    }
+
     /// Name for `/proc/*/maps`, device and inode number.
     fn identity(&self) -> MappingIdentity;
 
@@ -76,6 +81,15 @@ pub(super) enum PrivateCopies {
     Drop,
 }
 
+/// What a mapping can do to its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Read it: a private mapping, or a shared one that cannot become writable.
+    Read,
+    /// Write to it, at once or after `mprotect`.
+    Write,
+}
+
 /// Who maps an object.
 ///
 /// Lock: leaf; address spaces are called without it.
@@ -87,6 +101,8 @@ pub struct MappingSet {
 struct Registered {
     mm: Weak<Mm>,
     mappings: usize,
+    /// How many of them are shared and may become writable.
+    writable: usize,
 }
 
 impl MappingSet {
@@ -112,6 +128,11 @@ impl MappingSet {
         !self.spaces.lock().is_empty()
     }
 
+    /// Whether anybody could write to the object through a mapping, now or after `mprotect`.
+    pub fn is_mapped_writable(&self) -> bool {
+        self.spaces.lock().values().any(|entry| entry.writable > 0)
+    }
+
     fn each(&self, act: impl Fn(&Mm)) {
         let spaces: Vec<Arc<Mm>> =
             self.spaces.lock().values().filter_map(|entry| entry.mm.upgrade()).collect();
@@ -120,14 +141,18 @@ impl MappingSet {
         }
     }
 
-    pub(super) fn add(&self, id: u64, mm: Weak<Mm>) {
-        self.spaces.lock().entry(id).or_insert(Registered { mm, mappings: 0 }).mappings += 1;
+    pub(super) fn add(&self, id: u64, mm: Weak<Mm>, reach: Reach) {
+        let mut spaces = self.spaces.lock();
+        let entry = spaces.entry(id).or_insert(Registered { mm, mappings: 0, writable: 0 });
+        entry.mappings = entry.mappings.saturating_add(1);
+        entry.writable = entry.writable.saturating_add(usize::from(reach == Reach::Write));
     }
 
-    pub(super) fn remove(&self, id: u64) {
+    pub(super) fn remove(&self, id: u64, reach: Reach) {
         let mut spaces = self.spaces.lock();
         if let Some(entry) = spaces.get_mut(&id) {
             entry.mappings = entry.mappings.saturating_sub(1);
+            entry.writable = entry.writable.saturating_sub(usize::from(reach == Reach::Write));
             if entry.mappings == 0 {
                 spaces.remove(&id);
             }

@@ -6,7 +6,7 @@ use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
 use super::Mm;
-use super::mappable::Mappable;
+use super::mappable::{Mappable, Reach};
 use crate::platform::Perms;
 use crate::vfs::File;
 
@@ -97,12 +97,20 @@ pub(super) struct ObjectMapping {
     /// The description it was mapped through, for `/proc/*/maps` and to keep it open.
     pub file: Option<Arc<File>>,
     mm: u64,
+    reach: Reach,
 }
 
 impl ObjectMapping {
-    pub fn new(object: Arc<dyn Mappable>, file: Option<Arc<File>>, id: u64, mm: Weak<Mm>) -> Arc<Self> {
-        object.mappings().add(id, mm);
-        Arc::new(ObjectMapping { object, file, mm: id })
+    pub fn new(
+        object: Arc<dyn Mappable>,
+        file: Option<Arc<File>>,
+        flags: VmaFlags,
+        (id, mm): (u64, Weak<Mm>),
+    ) -> Arc<Self> {
+        let written = flags.contains(VmaFlags::SHARED | VmaFlags::MAYWRITE);
+        let reach = if written { Reach::Write } else { Reach::Read };
+        object.mappings().add(id, mm, reach);
+        Arc::new(ObjectMapping { object, file, mm: id, reach })
     }
 
     fn continues(&self, other: &ObjectMapping) -> bool {
@@ -113,7 +121,7 @@ impl ObjectMapping {
 
 impl Drop for ObjectMapping {
     fn drop(&mut self) {
-        self.object.mappings().remove(self.mm);
+        self.object.mappings().remove(self.mm, self.reach);
         self.object.detached();
     }
 }

@@ -94,10 +94,15 @@ pub fn mmap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
             if noexec && prot.contains(Prot::EXEC) {
                 return Err(Errno::EPERM);
             }
+            let object = file.ops().mappable(&file)?;
+            let sealed = shared && !object.may_be_written();
+            if sealed && prot.contains(Prot::WRITE) {
+                return Err(Errno::EPERM);
+            }
             let mut max_prot = Prot::all();
-            max_prot.set(Prot::WRITE, !shared || open.writable());
+            max_prot.set(Prot::WRITE, !shared || (open.writable() && !sealed));
             max_prot.set(Prot::EXEC, !noexec);
-            Some(MapBacking { object: file.ops().mappable(&file)?, offset, file: Some(file), max_prot })
+            Some(MapBacking { object, offset, file: Some(file), max_prot })
         }
     };
     result(mm.mmap(MapRequest { addr, len, prot, flags, backing })?)

@@ -96,7 +96,8 @@ impl FileData {
         if self.seals().contains(Seals::SEAL) {
             return Err(Errno::EPERM);
         }
-        if seals.contains(Seals::WRITE) && !self.seals().contains(Seals::WRITE) && self.mappings.is_mapped() {
+        let seals_writing = seals.contains(Seals::WRITE) && !self.seals().contains(Seals::WRITE);
+        if seals_writing && self.mappings.is_mapped_writable() {
             return Err(Errno::EBUSY);
         }
         self.seals.fetch_or(seals.bits(), Ordering::AcqRel);
@@ -245,6 +246,10 @@ impl Mappable for FileData {
 
     fn mappings(&self) -> &MappingSet {
         &self.mappings
+    }
+
+    fn may_be_written(&self) -> bool {
+        !self.seals().intersects(Seals::NO_WRITE)
     }
 
     fn identity(&self) -> MappingIdentity {
