@@ -29,6 +29,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::{Pid, pipe2};
 use prost::Message;
 
+use super::mount_points::{self, MountPoint};
 use super::spawn::{Spawn, SpawnError, spawn};
 use super::{Child, LaunchError, programs};
 
@@ -52,6 +53,8 @@ pub struct GoferSource {
     pub receives_mounts: bool,
     /// The root file system, as opposed to a part of the host that others see as well.
     pub is_root: bool,
+    /// What is made in it, if it is missing, before it becomes read-only.
+    pub mount_points: Vec<MountPoint>,
 }
 
 /// A mount that makes up the root file system (an overlay, a bind, …), as containerd describes it.
@@ -257,6 +260,7 @@ fn assemble(rootfs: &[RootfsMount], sources: &[GoferSource], staging: &Path) -> 
     };
     fs::create_dir(staging.join("proc")).map_err(io_at("proc"))?;
     for ((source, file), index) in sources.iter().zip(&opened).zip(0usize..) {
+        mount_points::make(file, &source.mount_points);
         bind(source, file, &staging.join(format!("m{index}")))?;
     }
     Ok(())

@@ -16,6 +16,7 @@
 
 mod child;
 pub mod gofer;
+pub mod mount_points;
 pub mod programs;
 pub mod sentry;
 mod spawn;

@@ -135,8 +135,13 @@ pub fn convert(id: &str, bundle: &Path, spec: &Spec, rootfs: Option<&Path>) -> R
         recursive: true,
         receives_mounts: false,
         is_root: true,
+        mount_points: Vec::new(),
     }];
     let mounts = mounts::convert(spec.mounts().as_deref().unwrap_or_default(), bundle, &mut sources)?;
+    if readonly && let Some(root) = sources.first_mut() {
+        // Elsewhere the sentry makes them.
+        root.mount_points = mounts::mount_points(&mounts);
+    }
     let process = spec
         .process()
         .as_ref()

@@ -1,5 +1,6 @@
 //! Mounts: option words into `MS_*` flags, bind sources into gofer connections.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +11,7 @@ use oci_spec::runtime::Mount;
 
 use super::SpecError;
 use crate::launch::gofer::GoferSource;
+use crate::launch::mount_points::{self, MountPoint, MountPointKind};
 
 /// Option words: name, flags to set, flags to clear. `mount(8)`'s and runc's.
 #[rustfmt::skip]
@@ -114,6 +116,14 @@ pub(super) fn convert(
     mounts.iter().map(|mount| one(mount, bundle, sources)).collect()
 }
 
+/// What the root file system must have for these mounts.
+pub(super) fn mount_points(mounts: &[wire::Mount]) -> Vec<MountPoint> {
+    mount_points::in_root(mounts.iter().map(|mount| {
+        let kind = if mount.source_is_dir { MountPointKind::Directory } else { MountPointKind::File };
+        (Path::new(OsStr::from_bytes(&mount.destination)), kind)
+    }))
+}
+
 fn one(mount: &Mount, bundle: &Path, sources: &mut Vec<GoferSource>) -> Result<wire::Mount, SpecError> {
     let destination = destination(mount.destination())?;
     let parsed = options(mount.options().as_deref().unwrap_or_default());
@@ -151,6 +161,7 @@ fn one(mount: &Mount, bundle: &Path, sources: &mut Vec<GoferSource>) -> Result<w
         recursive: out.flags & libc::MS_REC != 0,
         receives_mounts: out.propagation & (libc::MS_SHARED | libc::MS_SLAVE) != 0,
         is_root: false,
+        mount_points: Vec::new(),
     });
     Ok(out)
 }
