@@ -10,6 +10,11 @@ int main(void) {
     munmap(edge, 4096);
     char *constant = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char *none = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    /* getcwd's errors depend on the length of the path. */
+    mkdir("/tmp/bad-pointers", 0755);
+    TRY(chdir("/tmp/bad-pointers"));
+    TRY(rmdir("/tmp/bad-pointers"));
+    TRY(chdir("/tmp"));
     void *kernel = (void *)0xffffffff81000000ul, *odd = (void *)0x800000000000ul;
     int file = open("data", O_RDWR | O_CREAT | O_TRUNC, 0600), ends[2];
     static char block[8192];

@@ -1,6 +1,7 @@
 /* clone's flags, clone3, pidfds, what a process finds about itself in /proc, registers across the kernel. */
 #include "check.h"
 #include <immintrin.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <sys/pidfd.h>
 
@@ -200,6 +201,46 @@ static void about_self(void) {
     show_file("/proc/sys/kernel/ostype");
 }
 
+/* Containers have no CAP_SYS_ADMIN: the host's process gives it up. */
+static void namespaces(void) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct caps[2];
+    syscall(SYS_capget, &header, caps);
+    caps[0].effective &= ~(1u << CAP_SYS_ADMIN);
+    caps[0].permitted &= ~(1u << CAP_SYS_ADMIN);
+    caps[0].inheritable &= ~(1u << CAP_SYS_ADMIN);
+    TRY(syscall(SYS_capset, &header, caps));
+    const char *kinds[] = {"ipc", "mnt", "net", "pid", "pid_for_children", "user", "uts"};
+    char path[64], text[64], expected[64];
+    struct stat named, opened;
+    for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(path, sizeof path, "/proc/self/ns/%s", kinds[i]);
+        text[readlink(path, text, sizeof text - 1)] = 0;
+        int fd = open(path, O_RDONLY);
+        stat(path, &named);
+        fstat(fd, &opened);
+        snprintf(expected, sizeof expected, "%s:[%lu]", i == 4 ? "pid" : kinds[i], (unsigned long)opened.st_ino);
+        printf("%s: named by its number %d, one file %d, mode %o, links %ld\n", kinds[i], strcmp(text, expected) == 0,
+               named.st_dev == opened.st_dev && named.st_ino == opened.st_ino, opened.st_mode, (long)opened.st_nlink);
+        TRY(open(path, O_RDWR));
+        TRY(read(fd, text, 1));
+        TRY(ioctl(fd, 0xb703));
+        TRY(fchmod(fd, 0777));
+        TRY(setns(fd, 0));
+        TRY(setns(fd, CLONE_NEWCGROUP));
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        text[readlink(path, text, sizeof text - 1)] = 0;
+        printf("descriptor shows the same %d\n", strcmp(text, expected) == 0);
+        close(fd);
+    }
+    TRY(setns(0, 0));
+    TRY(setns(999, 0));
+    int self = pidfd_open(getpid(), 0);
+    TRY(setns(self, 0));
+    TRY(setns(self, CLONE_NEWUTS | CLONE_NEWIPC));
+    TRY(setns(self, CLONE_NEWUTS | CLONE_VM));
+}
+
 int main(void) {
     flags();
     pthread_t thread;
@@ -209,6 +250,7 @@ int main(void) {
     printf("tid address %s\n", syscall(SYS_set_tid_address, &tid_word) == getpid() ? "ok" : "wrong");
     state();
     about_self();
+    namespaces();
     TRY(syscall(9999));
     TRY(syscall(SYS_gettid) == getpid() ? 0 : -1);
     return 0;

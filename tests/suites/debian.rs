@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             vim_edits,
             tmux_in_a_terminal,
             strace_version,
+            namespaces_are_entered,
             rust_program,
         ],
     )
@@ -351,6 +352,15 @@ fn tmux_in_a_terminal(bed: &Bed) -> Outcome {
 
 fn strace_version(bed: &Bed) -> Outcome {
     assert!(bed.bash("strace -V").ok().starts_with("strace -- version 6"));
+    Ok(())
+}
+
+fn namespaces_are_entered(bed: &Bed) -> Outcome {
+    let script = r#"hostname first; unshare -u bash -c 'hostname second; hostname; nsenter --uts=/proc/'$$'/ns/uts hostname
+        cmp <(readlink /proc/self/ns/uts) <(readlink /proc/'$$'/ns/uts) >/dev/null || echo differ
+        nsenter -t '$$' -u -i hostname; nsenter -t '$$' -m cat /proc/self/comm'; hostname"#;
+    let run = bed.container(Image::Debian).flags(["--cap-add", "CAP_SYS_ADMIN"]).args(["bash", "-c", script]);
+    assert_eq!(run.ok(), "second\nfirst\ndiffer\nfirst\ncat\nfirst\n");
     Ok(())
 }
 

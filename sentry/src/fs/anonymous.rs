@@ -29,6 +29,8 @@ pub enum Pseudo {
     Socket,
     /// Event files and whatever else has neither data nor name.
     Anonymous,
+    /// Namespaces.
+    Namespace,
 }
 
 impl Pseudo {
@@ -36,7 +38,7 @@ impl Pseudo {
         match self {
             Pseudo::Pipe => FileType::Fifo,
             Pseudo::Socket => FileType::Socket,
-            Pseudo::Anonymous => FileType::Regular,
+            Pseudo::Anonymous | Pseudo::Namespace => FileType::Regular,
         }
     }
 
@@ -44,6 +46,7 @@ impl Pseudo {
         match self {
             Pseudo::Socket => 0o777,
             Pseudo::Pipe | Pseudo::Anonymous => 0o600,
+            Pseudo::Namespace => 0o444,
         }
     }
 
@@ -52,11 +55,13 @@ impl Pseudo {
             Pseudo::Pipe => linux::PIPEFS_MAGIC,
             Pseudo::Socket => linux::SOCKFS_MAGIC,
             Pseudo::Anonymous => linux::ANON_INODE_FS_MAGIC,
+            Pseudo::Namespace => linux::NSFS_MAGIC,
         }
     }
 
     fn device(self) -> Device {
         let minor = match self {
+            Pseudo::Namespace => 4,
             Pseudo::Socket => 8,
             Pseudo::Pipe => 13,
             Pseudo::Anonymous => 14,
@@ -65,7 +70,7 @@ impl Pseudo {
     }
 
     fn file_system(self) -> Arc<PseudoFs> {
-        static ALL: [OnceLock<Arc<PseudoFs>>; 3] = [const { OnceLock::new() }; 3];
+        static ALL: [OnceLock<Arc<PseudoFs>>; 4] = [const { OnceLock::new() }; 4];
         let make = || Arc::new(PseudoFs { kind: self });
         ALL.get(self as usize).map_or_else(make, |slot| slot.get_or_init(make).clone())
     }
@@ -88,6 +93,7 @@ impl FileSystem for PseudoFs {
             Pseudo::Pipe => "pipefs",
             Pseudo::Socket => "sockfs",
             Pseudo::Anonymous => "anon_inodefs",
+            Pseudo::Namespace => "nsfs",
         }
     }
 

@@ -11,6 +11,7 @@ pub mod eventfd;
 pub mod gofer;
 pub mod hostfile;
 pub mod mqueue;
+pub mod nsfs;
 pub mod pipe;
 pub mod proc;
 pub mod pseudo;

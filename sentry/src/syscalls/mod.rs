@@ -18,6 +18,7 @@ pub mod mounts;
 pub mod mqueue;
 pub mod msg;
 pub mod names;
+pub mod namespaces;
 pub mod numbers;
 pub mod open;
 mod path_args;

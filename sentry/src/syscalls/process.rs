@@ -418,49 +418,6 @@ pub fn arch_prctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
     Ok(0)
 }
 
-/// `unshare(2)`
-pub fn unshare(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    use CloneFlags as F;
-    let flags = F::from_bits(args.raw(0)).ok_or(Errno::EINVAL)?;
-    let known = F::THREAD
-        | F::FS
-        | F::NEWNS
-        | F::SIGHAND
-        | F::VM
-        | F::FILES
-        | F::SYSVSEM
-        | F::NEWUTS
-        | F::NEWIPC
-        | F::NEWNET
-        | F::NEWPID;
-    if !known.contains(flags) {
-        return Err(Errno::EINVAL);
-    }
-    if flags.intersects(F::THREAD | F::SIGHAND | F::VM) && ctx.task.thread_group().thread_count() > 1 {
-        return Err(Errno::EINVAL);
-    }
-    if flags.intersects(F::NEW_NAMESPACES) && !ctx.task.credentials().has(crate::task::Capability::SYS_ADMIN)
-    {
-        return Err(Errno::EPERM);
-    }
-    // What is not mentioned stays shared.
-    let keep_fs = if flags.intersects(F::FS | F::NEWNS) { F::empty() } else { F::FS };
-    let (mut namespaces, fs) = clone::child_namespaces(ctx.task, (flags & F::NEW_NAMESPACES) | keep_fs)?;
-    if flags.contains(F::NEWPID) {
-        namespaces.pid_for_children = crate::task::PidNamespace::new(Some(&namespaces.pid_for_children))?;
-    }
-    if flags.intersects(F::SYSVSEM | F::NEWIPC) {
-        drop(ctx.local.sem_undo.take());
-    }
-    if flags.contains(F::FILES) {
-        let copy = ctx.task.files().fork();
-        ctx.task.set_files(Arc::new(copy));
-    }
-    ctx.task.set_fs(fs);
-    ctx.task.set_namespaces(Arc::new(namespaces));
-    Ok(0)
-}
-
 /// `pidfd_open(2)`
 pub fn pidfd_open(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let (pid, flags) = (args.int(0), args.uint(1));

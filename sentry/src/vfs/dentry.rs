@@ -221,7 +221,10 @@ impl Dentry {
         match dir.lookup(name) {
             Ok(inode) => Ok(self.adopt(recent, name, Some(inode))),
             Err(Errno::ENOENT) if policy == DentryCache::Exclusive => Ok(self.adopt(recent, name, None)),
-            Err(Errno::ENOENT) => Ok(Dentry::make(Some(self.clone()), Arc::from(name), None)),
+            Err(Errno::ENOENT) if policy == DentryCache::Revalidate => {
+                Ok(Dentry::make(Some(self.clone()), Arc::from(name), None))
+            }
+            // Also of names in `/proc`: Linux fails there before it asks whether something may be created.
             Err(error) => Err(error),
         }
     }

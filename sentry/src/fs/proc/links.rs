@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::process::{Numbered, OwnedDir, Subject};
 use crate::errno::{Errno, SysResult};
+use crate::fs::nsfs::Namespace;
 use crate::fs::pseudo::{Link, Owner, PseudoFs, PseudoLink, StaticDir};
 use crate::task::{PidNamespace, Task};
 use crate::vfs::caller::Caller;
@@ -118,23 +119,22 @@ impl Link for MagicLink {
     }
 }
 
-/// `/proc/N/ns/*`: names a namespace by its number.
+/// `/proc/N/ns/*`: a namespace, shown by its kind and number.
 pub struct NamespaceLink {
     at: Numbered,
-    kind: &'static str,
-    id: fn(&Task) -> SysResult<u64>,
+    find: fn(&Task) -> SysResult<Namespace>,
 }
 
-type NamespaceRow = (&'static str, &'static str, fn(&Task) -> SysResult<u64>);
+type NamespaceRow = (&'static str, fn(&Task) -> SysResult<Namespace>);
 
 const NAMESPACES: &[NamespaceRow] = &[
-    ("ipc", "ipc", |task| Ok(task.namespaces().ipc.id())),
-    ("mnt", "mnt", |task| Ok(task.namespaces().mount.id())),
-    ("net", "net", |task| Ok(task.namespaces().net.id())),
-    ("pid", "pid", |task| task.pid_namespace().map(|namespace| namespace.id()).ok_or(Errno::ESRCH)),
-    ("pid_for_children", "pid", |task| Ok(task.namespaces().pid_for_children.id())),
-    ("user", "user", |task| Ok(task.namespaces().user.id())),
-    ("uts", "uts", |task| Ok(task.namespaces().uts.id())),
+    ("ipc", |task| Ok(Namespace::Ipc(task.namespaces().ipc.clone()))),
+    ("mnt", |task| Ok(Namespace::Mount(task.namespaces().mount.clone()))),
+    ("net", |task| Ok(Namespace::Net(task.namespaces().net.clone()))),
+    ("pid", |task| task.pid_namespace().map(Namespace::Pid).ok_or(Errno::ESRCH)),
+    ("pid_for_children", |task| Ok(Namespace::Pid(task.namespaces().pid_for_children.clone()))),
+    ("user", |task| Ok(Namespace::User(task.namespaces().user.clone()))),
+    ("uts", |task| Ok(Namespace::Uts(task.namespaces().uts.clone()))),
 ];
 
 impl NamespaceLink {
@@ -142,8 +142,8 @@ impl NamespaceLink {
     pub fn directory(fs: &Arc<PseudoFs>, subject: &Subject) -> OwnedDir {
         const FIRST: u64 = 200;
         let mut children = StaticDir::new();
-        for (&(name, kind, id), n) in NAMESPACES.iter().zip(FIRST..) {
-            let link = NamespaceLink { at: subject.numbered(n), kind, id };
+        for (&(name, find), n) in NAMESPACES.iter().zip(FIRST..) {
+            let link = NamespaceLink { at: subject.numbered(n), find };
             children = children.with(name, PseudoLink::inode(fs, 0o777, link));
         }
         OwnedDir { at: subject.numbered(FIRST - 1), children }
@@ -163,12 +163,11 @@ impl Owner for NamespaceLink {
 impl Link for NamespaceLink {
     fn text(&self, caller: &Caller<'_>) -> SysResult<Vec<u8>> {
         self.at.subject.may_inspect(caller)?;
-        let id = (self.id)(&*self.at.subject.task()?)?;
-        Ok(format!("{}:[{id}]", self.kind).into_bytes())
+        Ok((self.find)(&*self.at.subject.task()?)?.text().into_bytes())
     }
 
-    /// Opening a namespace is not supported: there is nothing to do with its descriptor.
-    fn target(&self, _caller: &Caller<'_>) -> SysResult<LinkTarget> {
-        Err(Errno::EACCES)
+    fn target(&self, caller: &Caller<'_>) -> SysResult<LinkTarget> {
+        self.at.subject.may_inspect(caller)?;
+        Ok(LinkTarget::Jump((self.find)(&*self.at.subject.task()?)?.place()))
     }
 }

@@ -1,7 +1,7 @@
 //! System calls for processes and threads: clone, execve, exit, wait, sessions, scheduling.
 
 use super::{Entry, call};
-use crate::syscalls::{process, rseq, sched};
+use crate::syscalls::{namespaces, process, rseq, sched};
 
 /// This family's lines.
 #[rustfmt::skip]
@@ -38,7 +38,8 @@ pub const CALLS: &[Entry] = &[
     call!(waitid,                 process::waitid,               [Int Pid Ptr Hex Ptr],       Partial, "rusage has times only; __WNOTHREAD has no effect"),
     call!(ioprio_set,             sched::ioprio_set,             [Int Pid Hex],               Partial, "kept, but without effect"),
     call!(ioprio_get,             sched::ioprio_get,             [Int Pid],                   Full,    ""),
-    call!(unshare,                process::unshare,              [CloneFlags],                Partial, "no user, cgroup and time namespaces"),
+    call!(unshare,                namespaces::unshare,           [CloneFlags],                Partial, "no user, cgroup and time namespaces"),
+    call!(setns,                  namespaces::setns,             [Fd CloneFlags],             Partial, "no user, cgroup and time namespaces"),
     call!(sched_setattr,          sched::sched_setattr,          [Pid Ptr Hex],               Partial, "kept, but without effect; no deadline policy"),
     call!(sched_getattr,          sched::sched_getattr,          [Pid Ptr UInt Hex],          Full,    ""),
     call!(execveat,               process::execveat,             [Fd Path Strings Strings Hex], Full,  ""),
