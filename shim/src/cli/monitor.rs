@@ -38,6 +38,8 @@ struct Monitor {
 pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
     let place = Place::existing(&arguments.root, id).map_err(|f| io::Error::other(f.message))?;
     let _ = setsid();
+    // First, so that what goes wrong here is still said where the command's user reads it.
+    let listener = wire::listener(&place.socket())?;
     let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned();
     let streams = [own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?];
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -48,7 +50,6 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
         None => null.try_clone()?,
     };
     dup2_stderr(&log)?;
-    let listener = wire::listener(&place.socket())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let settings = Settings {
         id: id.to_owned(),

@@ -2,9 +2,10 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
@@ -77,13 +78,25 @@ fn roomy(socket: &OwnedFd) {
         .or_else(|_| sockopt::set_socket_send_buffer_size(socket, MAX));
 }
 
+/// The address of the socket at `path`, good for as long as the descriptor beside it is open. It leads there through the
+/// directory's descriptor: an address holds 107 bytes, and a state directory may well be deeper.
+fn address(path: &Path) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    Ok((directory, SocketAddrUnix::new(short)?))
+}
+
 /// Listens at `path`.
 ///
 /// # Errors
 /// Those of the socket calls.
 pub(super) fn listener(path: &Path) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let (_directory, address) = address(path)?;
+    bind(&socket, &address)?;
     listen(&socket, 64)?;
     Ok(socket)
 }
@@ -104,7 +117,8 @@ pub(super) fn next(listener: &OwnedFd) -> io::Result<OwnedFd> {
 /// `NotFound` and `ConnectionRefused`: nobody is there.
 pub(super) fn dial(path: &Path) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let (_directory, address) = address(path)?;
+    connect(&socket, &address)?;
     Ok(socket)
 }
 
@@ -144,4 +158,24 @@ pub(super) fn receive<T: for<'a> Deserialize<'a>>(socket: &OwnedFd) -> io::Resul
     }
     let said = serde_json::from_slice(bytes.get(..got.bytes).unwrap_or_default()).map_err(unsuited)?;
     Ok(Some((said, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deep_directory_is_no_hindrance() -> io::Result<()> {
+        let top = std::env::temp_dir().join(format!("caisson-wire-{}", std::process::id()));
+        let deep = top.join("d".repeat(100)).join("e".repeat(100));
+        std::fs::create_dir_all(&deep)?;
+        let path = deep.join("monitor.sock");
+        let listener = listener(&path)?;
+        let here = dial(&path)?;
+        let there = next(&listener)?;
+        send(&here, &Ask::Status, &[])?;
+        let received = receive::<Ask>(&there)?;
+        assert!(matches!(received, Some((Ask::Status, fds)) if fds.is_empty()));
+        std::fs::remove_dir_all(&top)
+    }
 }
