@@ -4,7 +4,7 @@
 //! Ring 0 holds entry and exit code only, counted by the instruction because some hosts emulate it.
 //! Out of the guest it is always one `out`:
 //! ```text
-//! syscall  (LSTAR):  out PORT_SYSCALL, al       rcx, r11 and rsp are the user's, no stack is used
+//! syscall  (LSTAR):  out PORT_SYSCALL, al       rcx, r11 and rsp are the user's, no stack is used; see crate::exitless::stub
 //! vector v (gate v): out PORT_VECTORS + v, al   the CPU has pushed the user's frame on IST 1, the vCPU page's end
 //! ```
 //! and the host, which reads registers and frame, never resumes behind it. Into the guest the host points rip at
@@ -15,20 +15,28 @@
 //! ```
 //! A vCPU that was stopped in ring 3 is resumed there directly.
 //!
-//! Where ring 0 is emulated, `syscall` goes to LSTAR *without leaving ring 3*. There LSTAR is the user stub, a page that ring 3 may
-//! execute, with the same `out`, and the TSS allows ring 3 that port and no other. So a system call costs no emulated
-//! instruction at all, neither way. Guest code may jump to the user stub or execute such an `out` itself: the first is a
+//! Where ring 0 is emulated, `syscall` goes to LSTAR *without leaving ring 3*. There the syscall stub is a page that ring 3 may
+//! execute, with the same `out`, and the TSS allows ring 3 those ports and no other. So a system call costs no emulated
+//! instruction at all, neither way. Guest code may jump to the stub or execute such an `out` itself: the first is a
 //! system call that returns to rcx, the second is answered like the #GP that it deserves.
 
 use crate::arena::PAGE_SIZE;
 use crate::arena::reservation::Reservation;
 use crate::error::Error;
+use crate::exitless::slot::{LEN, SlotMemory};
+use crate::exitless::stub::{STUB_LEN, Stub};
+use crate::host_mode::Ring0;
 use crate::layout::*;
 
 /// The host's view of the control pages.
 #[derive(Debug)]
 pub(crate) struct Control {
     memory: Reservation,
+    /// Pages of syscall stubs.
+    stub_pages: u32,
+    /// The two versions of the syscall stub.
+    pub native: Stub,
+    pub user: Stub,
 }
 
 /// What an exception gate pushed.
@@ -43,9 +51,11 @@ pub(crate) struct ExceptionFrame {
 
 impl Control {
     pub(crate) fn new(max_vcpus: u32) -> Result<Control, Error> {
-        let pages = u64::from(SHARED_PAGES + max_vcpus);
+        let stub_pages = max_vcpus.div_ceil(STUBS_PER_PAGE);
+        let pages = u64::from(SHARED_PAGES + stub_pages + max_vcpus);
         let bytes = usize::try_from(pages * PAGE_SIZE).map_err(|_| Error::Invalid("too many vCPUs"))?;
-        let control = Control { memory: Reservation::lazy_memory(bytes)? };
+        let memory = Reservation::lazy_memory(bytes)?;
+        let control = Control { memory, stub_pages, native: Stub::native(), user: Stub::user() };
         // Huge pages would make one vCPU's page cost 2 MiB; without THP in the kernel the advice is refused, which is as good.
         let _ = control.memory.advise(0, bytes, libc::MADV_NOHUGEPAGE);
         control.write_stub();
@@ -61,18 +71,42 @@ impl Control {
         self.memory.len() as u64 / PAGE_SIZE
     }
 
+    /// Pages of syscall stubs, as control pages.
+    pub(crate) fn stub_pages(&self) -> std::ops::Range<u64> {
+        let first = u64::from(SHARED_PAGES);
+        first..first + u64::from(self.stub_pages)
+    }
+
+    /// Writes a vCPU's syscall stub. Returns its address.
+    pub(crate) fn write_syscall_stub(&self, vcpu: u32, ring0: Ring0) -> u64 {
+        let offset = u64::from(SHARED_PAGES) * PAGE_SIZE + u64::from(vcpu) * STUB_LEN;
+        let code = match ring0 {
+            Ring0::Native => self.native.code(self.vcpu_gva(vcpu) + PAGE_SLOT),
+            Ring0::Emulated => self.user.code(user_slot_gva(vcpu)),
+        };
+        self.write_bytes(offset, &code);
+        match ring0 {
+            Ring0::Native => CONTROL_GVA + offset,
+            Ring0::Emulated => user_stub_gva(vcpu),
+        }
+    }
+
+    /// The slot of a vCPU whose ring 0 is native.
+    pub(crate) fn slot(&self, vcpu: u32) -> Option<SlotMemory> {
+        let at = self.memory.checked((self.vcpu_offset(vcpu) + PAGE_SLOT) as usize, LEN as usize)?;
+        // SAFETY: aligned, inside this zone, which lives as long as the machine; only slots and the guest's CPU use these bytes.
+        Some(unsafe { SlotMemory::new(at) })
+    }
+
     fn write_stub(&self) {
         const UD2: [u8; 2] = [0x0f, 0x0b];
         let out = |port: u16| [0xe6, port as u8, UD2[0], UD2[1]];
-        self.write_bytes(STUB_SYSCALL, &out(PORT_SYSCALL));
         self.write_bytes(STUB_COMPAT, &out(PORT_COMPAT));
         self.write_bytes(STUB_IRET, &[0x48, 0xcf]);
         self.write_bytes(STUB_SYSRET, &[0x48, 0x0f, 0x07]);
         // pop rax; mov cr3, rax; pop rax; iretq
         self.write_bytes(STUB_LOAD_CR3, &[0x58, 0x0f, 0x22, 0xd8, 0x58, 0x48, 0xcf]);
-        let user_stub = USER_STUB_PAGE * PAGE_SIZE;
-        self.write_bytes(user_stub, &out(PORT_SYSCALL));
-        self.write_bytes(user_stub + (USER_STUB_COMPAT - USER_STUB_SYSCALL), &out(PORT_COMPAT));
+        self.write_bytes(USER_STUB_COMPAT - CONTROL_GVA, &out(PORT_COMPAT));
         for vector in 0..VECTORS {
             self.write_bytes(STUB_VECTORS + vector * STUB_VECTOR_LEN, &out(PORT_VECTORS + vector as u16));
         }
@@ -104,15 +138,15 @@ impl Control {
 
     /// Prepares the page of a new vCPU.
     pub(crate) fn write_tss(&self, vcpu: u32) {
-        let at = vcpu_offset(vcpu) + PAGE_TSS;
-        let stack = vcpu_gva(vcpu) + PAGE_STACK_TOP;
+        let at = self.vcpu_offset(vcpu) + PAGE_TSS;
+        let stack = self.vcpu_gva(vcpu) + PAGE_STACK_TOP;
         // rsp0 at 4, ist1 at 36: both misaligned for u64 by 4, as the TSS has it.
         self.write_bytes(at + 4, &stack.to_le_bytes());
         self.write_bytes(at + 36, &stack.to_le_bytes());
         self.write_bytes(at + 102, &(TSS_LEN as u16).to_le_bytes());
         // In force only where the TSS's limit covers it.
         let mut bitmap = [0xff; BITMAP_LEN as usize];
-        for port in [PORT_SYSCALL, PORT_COMPAT] {
+        for port in [PORT_SYSCALL, PORT_COMPAT, PORT_ANSWERED] {
             bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
         }
         self.write_bytes(at + TSS_LEN, &bitmap);
@@ -120,7 +154,7 @@ impl Control {
 
     /// Writes what `STUB_IRET` and `STUB_LOAD_CR3` pop.
     pub(crate) fn write_frame(&self, vcpu: u32, cr3: u64, rax: u64, rip: u64, rflags: u64, rsp: u64) {
-        let at = vcpu_offset(vcpu);
+        let at = self.vcpu_offset(vcpu);
         let frame = [cr3, rax, rip, u64::from(USER_CS), rflags, rsp, u64::from(USER_SS)];
         for (index, word) in frame.into_iter().enumerate() {
             self.write_word(at + PAGE_CR3 + index as u64 * 8, word);
@@ -129,7 +163,7 @@ impl Control {
 
     /// Reads what gate `vector` pushed.
     pub(crate) fn read_frame(&self, vcpu: u32, vector: u8) -> ExceptionFrame {
-        let top = vcpu_offset(vcpu) + PAGE_STACK_TOP;
+        let top = self.vcpu_offset(vcpu) + PAGE_STACK_TOP;
         let word = |index: u64| self.read_word(top - 40 + index * 8);
         ExceptionFrame {
             error_code: if has_error_code(vector) { self.read_word(top - 48) } else { 0 },
@@ -138,6 +172,15 @@ impl Control {
             rflags: word(2),
             rsp: word(3),
         }
+    }
+
+    fn vcpu_offset(&self, vcpu: u32) -> u64 {
+        (u64::from(SHARED_PAGES + self.stub_pages) + u64::from(vcpu)) * PAGE_SIZE
+    }
+
+    /// Guest-virtual address of a vCPU's page.
+    pub(crate) fn vcpu_gva(&self, vcpu: u32) -> u64 {
+        CONTROL_GVA + self.vcpu_offset(vcpu)
     }
 
     fn write_bytes(&self, offset: u64, bytes: &[u8]) {
@@ -162,13 +205,14 @@ impl Control {
     }
 }
 
-fn vcpu_offset(vcpu: u32) -> u64 {
-    (u64::from(SHARED_PAGES) + u64::from(vcpu)) * PAGE_SIZE
+/// Where a vCPU's slot is in an address space (emulated ring 0).
+fn user_slot_gva(vcpu: u32) -> u64 {
+    USER_REGION_GVA + u64::from(vcpu) * LEN
 }
 
-/// Guest-virtual address of a vCPU's page.
-pub(crate) fn vcpu_gva(vcpu: u32) -> u64 {
-    CONTROL_GVA + vcpu_offset(vcpu)
+/// Where a vCPU's syscall stub is in an address space (emulated ring 0).
+pub(crate) fn user_stub_gva(vcpu: u32) -> u64 {
+    USER_REGION_GVA + u64::from(USER_REGION_STUBS) * PAGE_SIZE + u64::from(vcpu) * STUB_LEN
 }
 
 /// Whether the CPU pushes an error code for a vector.

@@ -1,6 +1,6 @@
 //! What a vCPU looks like: CPUID, control registers, MSRs.
 
-use crate::control::vcpu_gva;
+use crate::control::Control;
 use crate::error::{Error, ProbeError};
 use crate::host_mode::Ring0;
 use crate::layout::*;
@@ -99,7 +99,7 @@ impl CpuTemplate {
     }
 
     /// Gives a new vCPU everything that never changes.
-    pub(crate) fn set_up(&self, fd: &VcpuFd, ring0: Ring0) -> Result<(), Error> {
+    pub(crate) fn set_up(&self, fd: &VcpuFd, ring0: Ring0, syscall: u64) -> Result<(), Error> {
         fd.set_cpuid2(&self.cpuid).map_err(|e| unusable("KVM_SET_CPUID2", e))?;
         if self.xcr0 != 0 {
             let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
@@ -108,9 +108,9 @@ impl CpuTemplate {
         }
         let star = u64::from(KERNEL_CS) << 32 | u64::from(SYSRET_BASE) << 48;
         set_msr(fd, MSR_STAR, star)?;
-        let (syscall, compat) = match ring0 {
-            Ring0::Native => (CONTROL_GVA + STUB_SYSCALL, CONTROL_GVA + STUB_COMPAT),
-            Ring0::Emulated => (USER_STUB_SYSCALL, USER_STUB_COMPAT),
+        let compat = match ring0 {
+            Ring0::Native => CONTROL_GVA + STUB_COMPAT,
+            Ring0::Emulated => USER_STUB_COMPAT,
         };
         set_msr(fd, MSR_LSTAR, syscall)?;
         set_msr(fd, MSR_CSTAR, compat)?;
@@ -119,7 +119,14 @@ impl CpuTemplate {
     }
 
     /// The ring-0 state in which a vCPU starts.
-    pub(crate) fn initial_sregs(&self, mut sregs: kvm_sregs, vcpu: u32, cr3: u64, ring0: Ring0) -> kvm_sregs {
+    pub(crate) fn initial_sregs(
+        &self,
+        mut sregs: kvm_sregs,
+        control: &Control,
+        vcpu: u32,
+        cr3: u64,
+        ring0: Ring0,
+    ) -> kvm_sregs {
         set_ring0(&mut sregs);
         let null = kvm_segment { unusable: 1, s: 1, type_: 3, dpl: 3, ..Default::default() };
         sregs.ds = null;
@@ -128,7 +135,7 @@ impl CpuTemplate {
         sregs.gs = null;
         sregs.ldt = kvm_segment { unusable: 1, type_: 2, ..Default::default() };
         sregs.tr = kvm_segment {
-            base: vcpu_gva(vcpu) + PAGE_TSS,
+            base: control.vcpu_gva(vcpu) + PAGE_TSS,
             limit: match ring0 {
                 Ring0::Native => TSS_LEN as u32 - 1,
                 Ring0::Emulated => (TSS_LEN + BITMAP_LEN) as u32 - 1,

@@ -4,6 +4,7 @@
 //! guest-physical                          guest-virtual (all supervisor only)
 //! CONTROL_GPA  stub page, descriptor page, CONTROL_GVA, in the same order
 //!              user stub page,
+//!              pages of syscall stubs,
 //!              one page per vCPU
 //! FLUSH_GPA    the slot that is toggled   –
 //! TABLES_GPA   page tables                –
@@ -25,17 +26,23 @@ pub(crate) const CONTROL_GVA: u64 = 0xffff_ffff_8000_0000;
 pub(crate) const CONTROL_ROOT_INDEX: usize = (CONTROL_GVA >> 39) as usize % 512;
 pub(crate) const CONTROL_PDPT_INDEX: usize = (CONTROL_GVA >> 30) as usize % 512;
 
-/// Pages before the first vCPU page: stub, descriptors, user stub.
+/// Pages before the first syscall stub: stub, descriptors, user stub.
 pub(crate) const SHARED_PAGES: u32 = 3;
+/// Syscall stubs in a page, and slots in a page.
+pub(crate) const STUBS_PER_PAGE: u32 = 16;
+/// In every address space of a host that emulates ring 0, at the end of the lower half: pages of slots, then of syscall stubs. No
+/// application mapping can be here: [`crate::GVA_END`] is its start. It has a page table of its own.
+pub(crate) const USER_REGION_GVA: u64 = 0x7fff_ffe0_0000;
+/// First stub page of that region, and so the most pages of slots.
+pub(crate) const USER_REGION_STUBS: u32 = 128;
+/// As many vCPUs as fit there with their slots and stubs.
+pub(crate) const MAX_VCPUS: u32 = USER_REGION_STUBS * STUBS_PER_PAGE;
 /// The one control page that ring 3 may execute.
 pub(crate) const USER_STUB_PAGE: u64 = 2;
-/// Where `syscall` goes on hosts that do not switch rings for it.
-pub(crate) const USER_STUB_SYSCALL: u64 = CONTROL_GVA + USER_STUB_PAGE * 4096;
-/// The same for 32-bit code.
-pub(crate) const USER_STUB_COMPAT: u64 = USER_STUB_SYSCALL + 0x10;
+/// Where `syscall` of 32-bit code goes on hosts that do not switch rings for it.
+pub(crate) const USER_STUB_COMPAT: u64 = CONTROL_GVA + USER_STUB_PAGE * 4096;
 
 // Offsets in the stub page.
-pub(crate) const STUB_SYSCALL: u64 = 0x00;
 pub(crate) const STUB_COMPAT: u64 = 0x10;
 pub(crate) const STUB_IRET: u64 = 0x20;
 pub(crate) const STUB_SYSRET: u64 = 0x30;
@@ -52,7 +59,7 @@ pub(crate) const GDT_LEN: u16 = 10 * 8;
 pub(crate) const IDT_OFFSET: u64 = 0x800;
 pub(crate) const IDT_LEN: u16 = 32 * 16;
 
-// Offsets in a vCPU's page. The space between TSS and stack is for the request slot of the exit-less path.
+// Offsets in a vCPU's page.
 /// `[cr3, rax]` for `STUB_LOAD_CR3`, followed by the frame.
 pub(crate) const PAGE_CR3: u64 = 0x000;
 /// What `iretq` pops: rip, cs, rflags, rsp, ss.
@@ -63,6 +70,8 @@ pub(crate) const PAGE_TSS: u64 = 0x080;
 pub(crate) const TSS_LEN: u64 = 104;
 /// Bytes of its I/O bitmap for ports 0 to 0x3f, and the byte of ones that ends it.
 pub(crate) const BITMAP_LEN: u64 = 9;
+/// The slot through which it posts system calls (native ring 0).
+pub(crate) const PAGE_SLOT: u64 = 0x100;
 /// Top of the stack (IST 1) that exceptions push to.
 pub(crate) const PAGE_STACK_TOP: u64 = 0x1000;
 
@@ -77,5 +86,7 @@ pub(crate) const TSS_SELECTOR: u16 = 0x40;
 /// `out` ports that tell the exits apart. Nothing else in the VM has ports.
 pub(crate) const PORT_SYSCALL: u16 = 0x20;
 pub(crate) const PORT_COMPAT: u16 = 0x21;
+/// A call that was posted has been answered, and the thread must leave with the result.
+pub(crate) const PORT_ANSWERED: u16 = 0x22;
 /// Vector v exits at `PORT_VECTORS + v`.
 pub(crate) const PORT_VECTORS: u16 = 0x40;

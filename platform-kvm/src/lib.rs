@@ -23,6 +23,7 @@ mod control;
 mod cpu;
 mod cpu_features;
 pub mod error;
+pub mod exitless;
 mod fault;
 pub mod fpu;
 pub mod host_mode;
@@ -46,6 +47,7 @@ pub use arena::{
 };
 pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
+pub use exitless::{Answer, Answered, DispatchCounters, Request};
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};
 pub use kick::{KICK_SIGNAL, Kicker};

@@ -4,6 +4,7 @@ use crate::arena::{Arena, GPA_BASE, Gpa};
 use crate::control::Control;
 use crate::cpu::{self, CpuTemplate};
 use crate::error::{Error, ProbeError};
+use crate::exitless::{Dispatch, DispatchCounters};
 use crate::host_mode::{HostMode, Paging, Ring0};
 use crate::layout::*;
 use crate::pool::VcpuPool;
@@ -62,6 +63,7 @@ pub struct Machine {
     // Fields drop in this order: vCPUs before the VM they belong to.
     pool: VcpuPool,
     vm: VmFd,
+    dispatch: Dispatch,
     arena: &'static Arena,
     config: MachineConfig,
     mode: OnceLock<HostMode>,
@@ -73,6 +75,7 @@ pub struct Machine {
     /// A root without a lower half, for vCPUs that have not run yet.
     idle_root: Table,
     next_space: AtomicU64,
+    next_thread: AtomicU64,
 }
 
 impl Machine {
@@ -90,7 +93,8 @@ impl Machine {
         let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
         check_capabilities(&kvm)?;
         crate::kick::install_handler()?;
-        config.max_vcpus = config.max_vcpus.clamp(1, u32::try_from(kvm.get_max_vcpus()).unwrap_or(1));
+        config.max_vcpus =
+            config.max_vcpus.clamp(1, u32::try_from(kvm.get_max_vcpus()).unwrap_or(1).min(MAX_VCPUS));
         let cpu = CpuTemplate::new(&kvm)?;
         let end = arena.end().0;
         if cpu.physical_bits < 64 && end > 1 << cpu.physical_bits {
@@ -107,6 +111,7 @@ impl Machine {
         let machine = Arc::new(Machine {
             pool: VcpuPool::new(config.max_vcpus),
             vm,
+            dispatch: Dispatch::new(config.max_vcpus),
             arena,
             config,
             mode: OnceLock::new(),
@@ -117,6 +122,7 @@ impl Machine {
             slots,
             idle_root,
             next_space: AtomicU64::new(1),
+            next_thread: AtomicU64::new(1),
         });
         let mode = crate::probe::probe(&machine)?;
         let _ = machine.mode.set(mode);
@@ -168,6 +174,29 @@ impl Machine {
         (self.tables.in_use(), self.pool.created())
     }
 
+    /// Answers posted system calls on the calling thread until [`Machine::stop_serving`]. Sleeps while nobody calls.
+    pub fn serve_calls(&self) {
+        self.dispatch.serve();
+    }
+
+    /// Ends every [`Machine::serve_calls`], now and later.
+    pub fn stop_serving(&self) {
+        self.dispatch.stop();
+    }
+
+    /// How system calls were made so far.
+    pub fn dispatch_counters(&self) -> DispatchCounters {
+        self.dispatch.counters()
+    }
+
+    pub(crate) fn next_thread(&self) -> u64 {
+        self.next_thread.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
     pub(crate) fn pool(&self) -> &VcpuPool {
         &self.pool
     }
@@ -191,7 +220,9 @@ impl Machine {
 
     fn create_vcpu_for(&self, index: u32, ring0: Ring0) -> Result<Vcpu, Error> {
         let vcpu = Vcpu::new(&self.vm, &self.control, &self.cpu, index, self.idle_root.gpa().0, ring0)?;
-        let _ = self.tsc_khz.set(vcpu.tsc_khz());
+        if self.tsc_khz.set(vcpu.tsc_khz()).is_ok() {
+            self.dispatch.set_tsc_khz(self.tsc_khz());
+        }
         Ok(vcpu)
     }
 
@@ -327,6 +358,7 @@ fn build_stub_tables(vm: &VmFd, slots: &Slots, tables: &TableZone, control: &Con
             0 => 0,
             1 => NO_EXECUTE,
             USER_STUB_PAGE => USER,
+            _ if control.stub_pages().contains(&page) => 0,
             _ => NO_EXECUTE | WRITABLE,
         };
         let entry = (CONTROL_GPA + page * 4096) | PRESENT | ACCESSED | DIRTY | rights;

@@ -8,6 +8,7 @@
 //! tried, never waited for.
 
 use crate::error::Error;
+use crate::exitless::History;
 use crate::fpu::FpuState;
 use crate::kick::Gate;
 use crate::machine::Machine;
@@ -31,6 +32,7 @@ pub(crate) struct Seat {
     /// `None`: the initial state.
     pub fpu: Option<FpuState>,
     pub segments: Option<DataSegments>,
+    pub history: History,
 }
 
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::registers::{Exit, Registers};
 use crate::space::{AddressSpace, Perms, index};
 use crate::tables::{ADDRESS, Table};
-use crate::vcpu::{Target, Vcpu};
+use crate::vcpu::{Left, Target, Vcpu};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -89,12 +89,17 @@ fn read(machine: &Machine, vcpu: &mut Vcpu, space: &AddressSpace, mode: HostMode
     let mut registers =
         Registers { rip: CODE, rdi: DATA, rflags: 0x202, rcx: CODE, r11: 0x202, ..Default::default() };
     let target = Target { mode, ..space.target() };
+    vcpu.bind(machine.dispatch(), machine.control(), space, 0, &|| None)?;
     for _ in 0..1000 {
         vcpu.prepare(machine.control(), &registers, &target);
-        match vcpu.run(machine.control(), &mut registers)? {
-            Some(Exit::Syscall) => return Ok(registers.rax as u32),
-            None | Some(Exit::Interrupted) => {}
-            Some(other) => {
+        let mut left = vcpu.run(machine.control(), &mut registers)?;
+        if let Left::InStub(place) = left {
+            left = vcpu.settle(&mut registers, place);
+        }
+        match left {
+            Left::Exit(Exit::Syscall) => return Ok(registers.rax as u32),
+            Left::Nothing | Left::Exit(Exit::Interrupted) => {}
+            other => {
                 return Err(ProbeError::Strange(format!(
                     "the guest stopped with {other:?} at {registers:x?} in {mode:?}"
                 ))

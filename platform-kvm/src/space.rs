@@ -4,24 +4,28 @@
 //! fault walks the tables again, on every host. Everything else is a revocation: [`crate::revoke`].
 //!
 //! Invariants, under the `tree` lock:
-//! - leaf entries point into the arena only, non-leaf entries into the table zone only;
+//! - leaf entries below [`GVA_END`] point into the arena only, non-leaf entries into the table zone only;
 //! - every entry of the lower half has the user bit, the stub's entry in the upper half has not;
 //! - accessed and dirty bits are always set, so nobody but this module writes to a table.
 
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::Error;
-use crate::host_mode::Paging;
+use crate::exitless::slot::{LEN, SlotMemory};
+use crate::host_mode::{Paging, Ring0};
 use crate::kick::Gate;
+use crate::layout::{CONTROL_GPA, STUBS_PER_PAGE, USER_REGION_GVA, USER_REGION_STUBS};
 use crate::machine::Machine;
 use crate::tables::*;
 use crate::vcpu::Target;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// First guest-virtual address that an application cannot have: the end of the lower half less a guard page, as on Linux.
-pub const GVA_END: u64 = 0x7fff_ffff_f000;
+/// First guest-virtual address that an application cannot have: 2 MiB before the end of the lower half, which is where the slots and syscall
+/// stubs of emulated ring 0 are. (On Linux a guard page before that end.)
+pub const GVA_END: u64 = USER_REGION_GVA;
 /// Bytes of a second-level entry.
 pub(crate) const HUGE: u64 = 2 << 20;
 
@@ -63,6 +67,8 @@ pub struct AddressSpace {
     pub(crate) tree: Mutex<()>,
     /// Counts revocations; a vCPU that saw another value flushes its TLB before it enters ring 3 (nested paging).
     pub(crate) tlb_generation: AtomicU64,
+    /// Pages of slots that vCPUs have used here (emulated ring 0), by their number.
+    slot_pages: Mutex<BTreeMap<u32, Table>>,
     /// Gates of the threads that ran here last. A thread is in the list before it enters the guest.
     pub(crate) runners: Mutex<Vec<Arc<Gate>>>,
 }
@@ -79,14 +85,20 @@ struct Mapping {
 impl AddressSpace {
     pub(crate) fn new(machine: &Arc<Machine>, id: u64) -> Result<AddressSpace, Error> {
         let root = machine.alloc_root()?;
-        Ok(AddressSpace {
+        let space = AddressSpace {
             id,
             machine: machine.clone(),
             root,
             tree: Mutex::new(()),
             tlb_generation: AtomicU64::new(0),
+            slot_pages: Mutex::default(),
             runners: Mutex::new(Vec::new()),
-        })
+        };
+        // The slots that the first vCPUs need, so that running out of tables is an error here and not of `run`.
+        if machine.mode().ring0 == Ring0::Emulated {
+            space.slot(0)?;
+        }
+        Ok(space)
     }
 
     /// Maps `len` bytes at `gva` to `gpa` with exactly `perms`. All are multiples of 4 KiB; 2 MiB entries are used wherever
@@ -236,6 +248,43 @@ impl AddressSpace {
         Ok(table)
     }
 
+    /// The slot of a vCPU of emulated ring 0 here; makes sure that it and its syscall stub are mapped.
+    pub(crate) fn slot(&self, vcpu: u32) -> Result<SlotMemory, Error> {
+        let tables = self.machine.tables();
+        let offset = u64::from(vcpu % STUBS_PER_PAGE) * LEN;
+        let number = vcpu / STUBS_PER_PAGE;
+        let mut pages = self.slot_pages.lock();
+        if let Some(page) = pages.get(&number) {
+            return Ok(tables.slot(*page, offset));
+        }
+        let page = self.machine.alloc_table()?;
+        let mapped = self.map_slots(number, page);
+        // Also when it is not mapped: it goes with the space.
+        pages.insert(number, page);
+        mapped.map(|()| tables.slot(page, offset))
+    }
+
+    fn map_slots(&self, number: u32, page: Table) -> Result<(), Error> {
+        let _tree = self.tree.lock();
+        let tables = self.machine.tables();
+        let directory = self.directory(USER_REGION_GVA)?;
+        let link = tables.entry(directory, index(USER_REGION_GVA, 2));
+        let entry = link.load(Ordering::Relaxed);
+        let table = if entry & PRESENT != 0 {
+            Table::of_entry(entry)
+        } else {
+            let table = self.machine.alloc_table()?;
+            for (nth, control) in self.machine.control().stub_pages().enumerate() {
+                let code = leaf(CONTROL_GPA + control * PAGE_SIZE, Perms::R | Perms::X);
+                tables.entry(table, USER_REGION_STUBS as usize + nth).store(code, Ordering::SeqCst);
+            }
+            link.store(table.to_entry(), Ordering::SeqCst);
+            table
+        };
+        tables.entry(table, number as usize).store(leaf(page.gpa().0, Perms::R | Perms::W), Ordering::SeqCst);
+        Ok(())
+    }
+
     fn is_empty(&self, table: Table) -> bool {
         (0..ENTRIES).all(|i| self.machine.tables().entry(table, i).load(Ordering::Relaxed) & PRESENT == 0)
     }
@@ -307,7 +356,8 @@ impl Drop for AddressSpace {
     /// No thread runs here any more: `run` holds a reference. vCPUs that still have the root loaded enter ring 0 only, and load
     /// another root before ring 3.
     fn drop(&mut self) {
-        let tables = self.all_tables();
+        let mut tables = self.all_tables();
+        tables.extend(self.slot_pages.get_mut().values());
         let shadow = self.machine.mode().paging == Paging::Shadow;
         self.machine.tables().free(&tables, Some(self.root), shadow);
         self.machine.flush_quarantine_if_full();

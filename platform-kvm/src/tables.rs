@@ -9,6 +9,7 @@
 use crate::arena::reservation::Reservation;
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::{Error, OutOfMemory};
+use crate::exitless::slot::{LEN, SlotMemory};
 use crate::layout::{CONTROL_ROOT_INDEX, TABLES_GPA, TABLES_LEN};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -175,6 +176,15 @@ impl TableZone {
                 entry.store(0, Ordering::Release);
             }
         }
+    }
+
+    /// A slot in a page of the zone that is used for slots instead of entries.
+    pub(crate) fn slot(&self, page: Table, offset: u64) -> SlotMemory {
+        let at = page.0 as usize * PAGE_SIZE as usize + (offset % PAGE_SIZE) as usize;
+        let pointer = self.memory.checked(at, LEN as usize).unwrap_or_else(|| foreign_table(page));
+        // SAFETY: inside this zone, which is never unmapped while the machine lives and only accessed atomically; offsets of slots are
+        // multiples of their length.
+        unsafe { SlotMemory::new(pointer) }
     }
 
     /// One entry. The guest's CPU reads it at any time.

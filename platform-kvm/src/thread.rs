@@ -1,12 +1,14 @@
 //! Guest threads.
 
 use crate::error::Error;
+use crate::exitless::Answer;
 use crate::fpu::FpuState;
 use crate::kick::{Gate, Kicker};
 use crate::machine::Machine;
 use crate::pool::{Seat, ThreadSlot};
 use crate::registers::{Exit, Registers};
 use crate::space::{AddressSpace, GVA_END};
+use crate::vcpu::Left;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
 
@@ -21,13 +23,29 @@ pub struct GuestThread {
     /// The space in whose list of runners the gate is, and its id.
     attached: Weak<AddressSpace>,
     attached_id: u64,
+    /// Unique in the machine, never 0.
+    number: u64,
+    answer: Option<Answerer>,
+}
+
+/// Who answers a thread's posted calls.
+struct Answerer {
+    answer: Weak<dyn Answer>,
+    handles: fn(u64) -> bool,
+}
+
+impl std::fmt::Debug for Answerer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answerer")
+    }
 }
 
 impl GuestThread {
     pub(crate) fn new(machine: Arc<Machine>) -> GuestThread {
         let slot =
             Arc::new(ThreadSlot { gate: Arc::new(Gate::default()), seat: Mutex::new(Seat::default()) });
-        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0 }
+        let number = machine.next_thread();
+        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0, number, answer: None }
     }
 
     /// Runs guest code from `registers` in `space` until something needs the kernel; `registers` are then the guest's.
@@ -77,22 +95,48 @@ impl GuestThread {
         }
         let Some(vcpu) = seat.vcpu.as_mut() else { return Ok(None) };
         let gate = &slot.gate;
+        let memory =
+            vcpu.bind(self.machine.dispatch(), self.machine.control(), space, self.number, &|| {
+                self.answer.as_ref().map(|answer| answer.answer.clone())
+            })?;
         let moment = self.machine.arena().moment();
         gate.enter(vcpu.immediate_exit());
         if gate.take_kick() {
             gate.leave();
             return Ok(Some(Exit::Interrupted));
         }
-        let control = self.machine.control();
+        let (control, dispatch, index) = (self.machine.control(), self.machine.dispatch(), vcpu.index());
         vcpu.prepare(control, registers, &space.target());
+        dispatch.enter(index, memory);
         let result = vcpu.run(control, registers);
+        dispatch.leave(index);
         gate.leave();
-        match result? {
-            Some(Exit::Interrupted) => Ok(gate.take_kick().then_some(Exit::Interrupted)),
-            // Another thread's revocation had the frame read-only just then.
-            Some(Exit::HostFault) if self.machine.arena().was_toggled(moment) => Ok(None),
-            other => Ok(other),
+        let mut left = result?;
+        if let Left::InStub(place) = left {
+            left = dispatch.settled(index, || vcpu.settle(registers, place));
         }
+        match left {
+            Left::Exit(Exit::Interrupted) => Ok(gate.take_kick().then_some(Exit::Interrupted)),
+            // Another thread's revocation had the frame read-only just then.
+            Left::Exit(Exit::HostFault) if self.machine.arena().was_toggled(moment) => Ok(None),
+            Left::Exit(Exit::Syscall) => {
+                let handled = self.answer.as_ref().is_some_and(|answer| (answer.handles)(registers.rax));
+                dispatch.exited(&mut seat.history, handled, vcpu.take_withdrawn());
+                Ok(Some(Exit::Syscall))
+            }
+            Left::Exit(exit) => Ok(Some(exit)),
+            Left::Answered => {
+                gate.take_kick();
+                Ok(Some(Exit::Interrupted))
+            }
+            Left::Nothing | Left::InStub(_) => Ok(None),
+        }
+    }
+
+    /// Lets dispatchers answer this thread's calls by `answer` ([`crate::exitless`]). `handles` tells by their numbers which ones they
+    /// may be able to answer: only those wake a dispatcher.
+    pub fn answer_with(&mut self, answer: Weak<dyn Answer>, handles: fn(u64) -> bool) {
+        self.answer = Some(Answerer { answer, handles });
     }
 
     /// Registers with the space for revocations.

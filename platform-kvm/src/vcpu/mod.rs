@@ -1,11 +1,14 @@
 //! One vCPU: putting registers in, KVM_RUN, and making sense of how it came back.
 
 mod convert;
+mod posted;
 mod state;
 
 use crate::control::Control;
 use crate::cpu::{self, CpuTemplate};
 use crate::error::Error;
+use crate::exitless::slot::SlotMemory;
+use crate::exitless::stub::Place;
 use crate::host_mode::{HostMode, Paging, Ring0};
 use crate::layout::*;
 use crate::registers::{Exit, Registers};
@@ -52,8 +55,27 @@ pub(crate) struct Vcpu {
     clear_events: bool,
     force_sregs: bool,
     initial_segments: DataSegments,
+    /// Address of its syscall stub, and which of the two versions that is.
+    stub: u64,
+    ring0: Ring0,
+    /// Its slot in `space`, for the thread with this number.
+    slot: Option<SlotMemory>,
+    bound_to: (u64, u64),
     /// Nothing has run on it since its FPU and segments were in their initial state.
     pub(crate) pristine: bool,
+}
+
+/// How a `run` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// With an event for the kernel.
+    Exit(Exit),
+    /// A dispatcher has answered a call and wants the thread outside. `registers` have the result.
+    Answered,
+    /// In the syscall stub: `registers` are the stub's until [`Vcpu::settle`] has looked what became of the call.
+    InStub(Place),
+    /// The vCPU did nothing that matters; `registers` stand, prepare and run again.
+    Nothing,
 }
 
 /// How KVM_RUN ended.
@@ -76,10 +98,11 @@ impl Vcpu {
         ring0: Ring0,
     ) -> Result<Vcpu, Error> {
         let mut fd = vm.create_vcpu(u64::from(index)).map_err(|e| cpu::unusable("KVM_CREATE_VCPU", e))?;
-        cpu.set_up(&fd, ring0)?;
+        let stub = control.write_syscall_stub(index, ring0);
+        cpu.set_up(&fd, ring0, stub)?;
         control.write_tss(index);
         let sregs = fd.get_sregs().map_err(|e| cpu::unusable("KVM_GET_SREGS", e))?;
-        let sregs = cpu.initial_sregs(sregs, index, cr3, ring0);
+        let sregs = cpu.initial_sregs(sregs, control, index, cr3, ring0);
         fd.set_sregs(&sregs).map_err(|e| cpu::unusable("KVM_SET_SREGS", e))?;
         let run = fd.get_kvm_run();
         run.kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS);
@@ -93,6 +116,10 @@ impl Vcpu {
             clear_events: false,
             force_sregs: true,
             initial_segments: DataSegments([sregs.ds, sregs.es, sregs.fs, sregs.gs]),
+            stub,
+            ring0,
+            slot: None,
+            bound_to: (0, 0),
             pristine: true,
         })
     }
@@ -138,7 +165,7 @@ impl Vcpu {
                 && registers.r11 == rflags
                 && rflags & (FLAG_TF | FLAG_RF) == 0;
             sync.regs.rflags = 0x2;
-            let frame = crate::control::vcpu_gva(index);
+            let frame = control.vcpu_gva(index);
             if switch && nested {
                 sync.regs.rip = CONTROL_GVA + STUB_LOAD_CR3;
                 sync.regs.rsp = frame + PAGE_CR3;
@@ -164,25 +191,21 @@ impl Vcpu {
         self.pristine = false;
     }
 
-    /// Runs what `prepare` loaded. `None`: the vCPU did nothing that matters; `registers` stand, prepare and run again.
-    pub(crate) fn run(
-        &mut self,
-        control: &Control,
-        registers: &mut Registers,
-    ) -> Result<Option<Exit>, Error> {
+    /// Runs what `prepare` loaded.
+    pub(crate) fn run(&mut self, control: &Control, registers: &mut Registers) -> Result<Left, Error> {
         let outcome = self.enter()?;
         let sync = self.sync();
         let sregs = &sync.sregs;
         let (fs_base, gs_base, ring3, rip) = (sregs.fs.base, sregs.gs.base, in_ring3(sync), sync.regs.rip);
         if matches!(outcome, Outcome::Again) {
-            return Ok(None);
+            return Ok(Left::Nothing);
         }
         if !ring3 {
             return match outcome {
                 Outcome::Out(port) => {
                     registers.fs_base = fs_base;
                     registers.gs_base = gs_base;
-                    self.at_port(control, registers, port).map(Some)
+                    self.at_port(control, registers, port)
                 }
                 Outcome::HostFault => {
                     Err(Error::UnexpectedExit { reason: 0, detail: libc::EFAULT as u64, rip })
@@ -194,23 +217,36 @@ impl Vcpu {
         registers.gs_base = gs_base;
         from_kvm(registers, &sync.regs);
         if matches!(outcome, Outcome::Out(_) | Outcome::Port) {
-            return self.user_port(registers).map(Some);
+            return self.user_port(control, registers);
         }
-        let queued = self.queued_exception(registers);
-        Ok(Some(match outcome {
-            _ if queued.is_some() => queued.unwrap_or(Exit::Interrupted),
-            Outcome::HostFault => Exit::HostFault,
-            _ => self.at_user_stub(registers).unwrap_or(Exit::Interrupted),
-        }))
+        if let Some(exit) = self.queued_exception(registers) {
+            return Ok(Left::Exit(exit));
+        }
+        Ok(match outcome {
+            Outcome::HostFault => Left::Exit(Exit::HostFault),
+            _ => match self.place(control, rip) {
+                Some(place) => Left::InStub(place),
+                None => Left::Exit(at_compat_stub(registers).unwrap_or(Exit::Interrupted)),
+            },
+        })
     }
 
     /// Ring 3 used a port: in the user stub that is a system call, elsewhere a #GP. rip is behind the instruction.
     ///
     /// KVM completes an `in` at the next KVM_RUN and would then overwrite rip and rax with this thread's, whoever's they are by
     /// then: so it is completed here, by a KVM_RUN that does not enter the guest.
-    fn user_port(&mut self, registers: &mut Registers) -> Result<Exit, Error> {
-        if let Some(exit) = self.at_user_stub(registers) {
-            return Ok(exit);
+    fn user_port(&mut self, control: &Control, registers: &mut Registers) -> Result<Left, Error> {
+        let at = registers.rip.wrapping_sub(self.stub);
+        let within = |start: u64| (start..=start + OUT_LEN).contains(&at);
+        let stub = self.syscall_stub(control);
+        let (call, answered) = (within(stub.call), within(stub.answered));
+        if call || answered {
+            registers.rip = registers.rcx;
+            registers.rflags = registers.r11;
+            return Ok(if call { Left::Exit(Exit::Syscall) } else { Left::Answered });
+        }
+        if let Some(exit) = at_compat_stub(registers) {
+            return Ok(Left::Exit(exit));
         }
         let run = self.fd.get_kvm_run();
         run.kvm_dirty_regs = 0;
@@ -222,21 +258,7 @@ impl Vcpu {
         let sync = self.sync();
         from_kvm(registers, &sync.regs);
         self.clear_events = true;
-        Ok(Exit::Exception { vector: 13, error_code: 0, addr: 0 })
-    }
-
-    /// The system call that ring 3 made if it stands in the user stub.
-    fn at_user_stub(&mut self, registers: &mut Registers) -> Option<Exit> {
-        const OUT_LEN: u64 = 2;
-        let rip = registers.rip;
-        let within = |start: u64| (start..=start + OUT_LEN).contains(&rip);
-        let (syscall, compat) = (within(USER_STUB_SYSCALL), within(USER_STUB_COMPAT));
-        if !syscall && !compat {
-            return None;
-        }
-        registers.rip = registers.rcx;
-        registers.rflags = registers.r11;
-        Some(if syscall { Exit::Syscall } else { not_offered() })
+        Ok(Left::Exit(Exit::Exception { vector: 13, error_code: 0, addr: 0 }))
     }
 
     fn enter(&mut self) -> Result<Outcome, Error> {
@@ -273,23 +295,23 @@ impl Vcpu {
     }
 
     /// The stub told us why it left.
-    fn at_port(&mut self, control: &Control, registers: &mut Registers, port: u16) -> Result<Exit, Error> {
+    fn at_port(&mut self, control: &Control, registers: &mut Registers, port: u16) -> Result<Left, Error> {
         let sync = self.sync();
         let (regs, cr2) = (sync.regs, sync.sregs.cr2);
         match port {
-            PORT_SYSCALL | PORT_COMPAT => {
+            PORT_SYSCALL | PORT_COMPAT | PORT_ANSWERED => {
                 from_kvm(registers, &regs);
                 registers.rip = regs.rcx;
                 registers.rflags = regs.r11;
                 if port == PORT_COMPAT {
-                    return Ok(not_offered());
+                    return Ok(Left::Exit(not_offered()));
                 }
                 self.at_syscall = true;
-                Ok(Exit::Syscall)
+                Ok(if port == PORT_SYSCALL { Left::Exit(Exit::Syscall) } else { Left::Answered })
             }
             _ => match port.checked_sub(PORT_VECTORS).and_then(|v| u8::try_from(v).ok()) {
                 Some(vector) if u64::from(vector) < VECTORS => {
-                    self.at_vector(control, registers, vector, &regs, cr2)
+                    self.at_vector(control, registers, vector, &regs, cr2).map(Left::Exit)
                 }
                 _ => Err(Error::UnexpectedExit { reason: 2, detail: u64::from(port), rip: regs.rip }),
             },
@@ -330,11 +352,7 @@ impl Vcpu {
     }
 
     /// A signal arrived while the vCPU was at one of the stub's few instructions.
-    fn interrupted_in_stub(
-        &mut self,
-        control: &Control,
-        registers: &mut Registers,
-    ) -> Result<Option<Exit>, Error> {
+    fn interrupted_in_stub(&mut self, control: &Control, registers: &mut Registers) -> Result<Left, Error> {
         let sync = self.sync();
         let (regs, queued) = (sync.regs, sync.events.exception);
         let (fs_base, gs_base) = (sync.sregs.fs.base, sync.sregs.gs.base);
@@ -347,7 +365,6 @@ impl Vcpu {
             });
         }
         let port = match at {
-            STUB_SYSCALL => Some(PORT_SYSCALL),
             STUB_COMPAT => Some(PORT_COMPAT),
             _ => at.checked_sub(STUB_VECTORS).filter(|offset| offset % STUB_VECTOR_LEN == 0).and_then(
                 |offset| {
@@ -359,15 +376,34 @@ impl Vcpu {
         if let Some(port) = port {
             registers.fs_base = fs_base;
             registers.gs_base = gs_base;
-            return self.at_port(control, registers, port).map(Some);
+            return self.at_port(control, registers, port);
+        }
+        if let Some(place) = self.place(control, regs.rip) {
+            from_kvm(registers, &regs);
+            registers.fs_base = fs_base;
+            registers.gs_base = gs_base;
+            return Ok(Left::InStub(place));
         }
         if !(STUB_IRET..STUB_VECTORS).contains(&at) {
             return Err(Error::UnexpectedExit { reason: 10, detail: at, rip: regs.rip });
         }
         // On the way in: nothing of the guest has run. Whether cr3 was loaded is not known.
         self.space = 0;
-        Ok(None)
+        Ok(Left::Nothing)
     }
+}
+
+/// Bytes of `out imm8, al`. Some hosts report the address behind it already.
+const OUT_LEN: u64 = 2;
+
+/// What ring 3 gets for a `syscall` of 32-bit code, if that is where it stands.
+fn at_compat_stub(registers: &mut Registers) -> Option<Exit> {
+    if !(USER_STUB_COMPAT..=USER_STUB_COMPAT + OUT_LEN).contains(&registers.rip) {
+        return None;
+    }
+    registers.rip = registers.rcx;
+    registers.rflags = registers.r11;
+    Some(not_offered())
 }
 
 fn in_ring3(sync: &kvm_sync_regs) -> bool {

@@ -7,6 +7,7 @@
 
 mod bench;
 mod entry;
+mod exitless;
 mod hostile;
 mod kicks;
 mod lab;
@@ -60,6 +61,11 @@ const TESTS: &[Test] = &[
     ("kicks_of_a_spinning_guest", kicks::kicks_of_a_spinning_guest),
     ("kicks_of_a_syscalling_guest", kicks::kicks_of_a_syscalling_guest),
     ("kick_before_run", kicks::kick_before_run),
+    ("calls_without_a_dispatcher_exit", exitless::calls_without_a_dispatcher_exit),
+    ("calls_are_answered_without_exit", exitless::calls_are_answered_without_exit),
+    ("answers_that_want_the_thread_outside", exitless::answers_that_want_the_thread_outside),
+    ("kicks_of_a_guest_whose_calls_are_answered", exitless::kicks_of_a_guest_whose_calls_are_answered),
+    ("slots_are_scribbled_over", exitless::slots_are_scribbled_over),
     ("more_threads_than_vcpus", reclaim::more_threads_than_vcpus),
     ("more_spinning_threads_than_vcpus", reclaim::more_spinning_threads_than_vcpus),
 ];

@@ -32,6 +32,12 @@ macro_rules! programs {
 programs! {
     /// Nothing but system calls.
     syscalls: "2: syscall", "jmp 2b";
+    /// Calls number 39 with rbx in rdi, which must return rdi + 7 and keep the carry, for every rbx below r12; then number 1000.
+    counted_calls: "2: mov eax, 39", "mov rdi, rbx", "stc", "syscall", "jnc 3f", "sub rax, rdi", "cmp rax, 7", "jne 3f",
+                   "inc rbx", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2";
+    /// Writes to each of the rsi bytes from rdi on, ever other bytes.
+    scribble: "2: mov rcx, rsi", "3: imul rax, rax, 0x5851f42d", "add rax, 0x14057b7f", "mov rdx, rax", "shr rdx, 29",
+              "mov [rdi + rcx - 8], rdx", "and dword ptr [rdi + rcx - 8], 14", "sub rcx, 4", "cmp rcx, 8", "ja 3b", "jmp 2b";
     /// Spins.
     spin: "2: jmp 2b";
     /// Counts at [rdi].

@@ -1,0 +1,384 @@
+//! System calls without exits.
+//!
+//! ```text
+//!  guest thread in its vCPU                 dispatcher (host thread)              the thread's own host thread
+//!  syscall → stub: saves, posts ──────────▶ sees POSTED, claims                   inside KVM_RUN
+//!          spins                            Answer::answer(): runs the call
+//!          DONE: back to the user ◀──────── writes the result, DONE
+//!  LEAVE or REFUSED, nobody comes,
+//!  or the dispatchers sleep: out ────────────────────────────────────────────────▶ KVM_RUN returns
+//! ```
+//! [`stub`] is the guest's side, [`slot`] the memory between, [`Answer`] what the kernel does. This module owns the list of slots and
+//! the dispatchers' sleep.
+//!
+//! # Who may do what
+//! - A dispatcher works on a slot under the slot's lock, and only while the vCPU's bit in `active` says that it is in the guest.
+//! - The vCPU's thread sets the bit before and clears it after KVM_RUN. When it comes back *inside the stub* it takes the slot's
+//!   lock before it looks at the state, so a claimed call has ended by then. It does so after its gate says that it has left the guest:
+//!   a dispatcher that revokes memory on its behalf waits for just that.
+//! - The state words decide nothing else: on emulated ring 0 the guest can write them.
+//!
+//! # When dispatchers are awake
+//! They poll while calls come in, and sleep after [`SILENCE`] without one. A thread whose calls exit in quick succession wakes one, unless
+//! processors are scarce. That they are is seen in four ways: as many vCPUs are in the guest as there are processors; a polling dispatcher
+//! finds that it did not run for a while; a posted call is not claimed in time; a dispatcher that was woken finds hardly anything
+//! to do (it got the processor only when the guest had lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to
+//! [`LAST_PAUSE`] as long as that goes on.
+
+pub(crate) mod slot;
+pub(crate) mod stub;
+
+use crate::machine::rdtsc;
+use parking_lot::{Condvar, Mutex};
+pub use slot::Request;
+use slot::SlotMemory;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Microseconds without a call after which a dispatcher sleeps.
+const SILENCE: u64 = 50;
+/// A dispatcher that finds this many microseconds missing was not running.
+const GAP: u64 = 300;
+/// Calls that exit follow each other in quick succession when fewer microseconds are between them.
+const SUCCESSION: u64 = 150;
+/// So many of them wake a dispatcher.
+const STREAK: u32 = 4;
+/// Waking a dispatcher for fewer calls than this costs more than it gains.
+const WORTHWHILE: u32 = 16;
+/// A dispatcher that has answered so many calls in a row had the processors it needs.
+const ENOUGH: u32 = 256;
+/// Microseconds for which nobody is woken after processors turned out to be scarce: at first, and at most.
+const FIRST_PAUSE: u64 = 500;
+const LAST_PAUSE: u64 = 64_000;
+
+/// What became of a claimed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// The result for rax; the guest goes on.
+    Done(u64),
+    /// The result for rax, and `run` returns [`crate::Exit::Interrupted`] with it.
+    Leave(u64),
+    /// Nothing was done: `run` returns [`crate::Exit::Syscall`].
+    Refused,
+}
+
+/// A guest thread's side of the kernel, as dispatchers see it.
+pub trait Answer: Send + Sync {
+    /// Called by a dispatcher that saw a posted call. Takes the call by `claim`, which gives `None` when it is gone, and must
+    /// then answer it. `None`: not now (the thread's state is in other hands).
+    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered>;
+}
+
+/// What happened so far, since the machine was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DispatchCounters {
+    /// Calls answered without an exit.
+    pub answered: u64,
+    /// Calls that were posted and sent back to be made by an exit.
+    pub refused: u64,
+    /// Calls that nobody claimed in time.
+    pub withdrawn: u64,
+    /// Calls made by an exit, the two above among them.
+    pub exits: u64,
+    /// How often a dispatcher was woken.
+    pub wakes: u64,
+    /// How often one stopped because processors were scarce.
+    pub scarce: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    answered: AtomicU64,
+    refused: AtomicU64,
+    withdrawn: AtomicU64,
+    exits: AtomicU64,
+    wakes: AtomicU64,
+    scarce: AtomicU64,
+}
+
+/// A vCPU's slot: where it is and who answers. Set by the thread that has the vCPU.
+#[derive(Default)]
+struct Slot {
+    bound: Mutex<Option<(SlotMemory, Option<Weak<dyn Answer>>)>>,
+    /// The address in `bound`, to look at the state without the lock; 0 for none.
+    address: AtomicU64,
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slot({:#x})", self.address.load(Ordering::Relaxed))
+    }
+}
+
+/// The slots of a machine's vCPUs, and its dispatchers.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    slots: Box<[Slot]>,
+    /// A bit per vCPU: it is in the guest.
+    active: Box<[AtomicU64]>,
+    processors: u32,
+    /// Dispatchers that poll.
+    awake: AtomicU32,
+    /// Dispatchers that there are.
+    present: AtomicU32,
+    sleep: Mutex<Sleep>,
+    called: Condvar,
+    /// Time stamp before which nobody is woken.
+    not_before: AtomicU64,
+    /// The pause that comes next, in microseconds.
+    pause: AtomicU64,
+    ticks_per_microsecond: AtomicU64,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Sleep {
+    wakes: u32,
+    stopped: bool,
+}
+
+/// A thread's recent exits by system call.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    last: u64,
+    streak: u32,
+}
+
+impl Dispatch {
+    pub(crate) fn new(vcpus: u32) -> Dispatch {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Dispatch {
+            slots: (0..vcpus).map(|_| Slot::default()).collect(),
+            active: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            processors,
+            awake: AtomicU32::new(0),
+            present: AtomicU32::new(0),
+            sleep: Mutex::default(),
+            called: Condvar::new(),
+            not_before: AtomicU64::new(0),
+            pause: AtomicU64::new(FIRST_PAUSE),
+            ticks_per_microsecond: AtomicU64::new(2000),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn set_tsc_khz(&self, khz: u32) {
+        if khz > 1000 {
+            self.ticks_per_microsecond.store(u64::from(khz) / 1000, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn counters(&self) -> DispatchCounters {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let c = &self.counters;
+        DispatchCounters {
+            answered: of(&c.answered),
+            refused: of(&c.refused),
+            withdrawn: of(&c.withdrawn),
+            exits: of(&c.exits),
+            wakes: of(&c.wakes),
+            scarce: of(&c.scarce),
+        }
+    }
+
+    /// The vCPU's calls go through `memory` to `answer` from now on. The vCPU is not in the guest.
+    pub(crate) fn bind(&self, vcpu: u32, memory: SlotMemory, answer: Option<Weak<dyn Answer>>) {
+        let Some(slot) = self.slots.get(vcpu as usize) else { return };
+        memory.set_awake(false);
+        let mut bound = slot.bound.lock();
+        *bound = Some((memory, answer));
+        slot.address.store(memory.address() as u64, Ordering::Release);
+    }
+
+    /// The vCPU is about to enter the guest.
+    pub(crate) fn enter(&self, vcpu: u32, memory: SlotMemory) {
+        let (word, bit) = (vcpu as usize / 64, 1 << (vcpu % 64));
+        if let Some(word) = self.active.get(word) {
+            word.fetch_or(bit, Ordering::SeqCst);
+        }
+        memory.set_awake(self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(rdtsc()));
+    }
+
+    fn pausing(&self, now: u64) -> bool {
+        now < self.not_before.load(Ordering::Relaxed)
+    }
+
+    /// It is back.
+    pub(crate) fn leave(&self, vcpu: u32) {
+        let (word, bit) = (vcpu as usize / 64, 1_u64 << (vcpu % 64));
+        if let Some(word) = self.active.get(word) {
+            word.fetch_and(!bit, Ordering::SeqCst);
+        }
+    }
+
+    /// Runs `settle` when no dispatcher works on the vCPU's call.
+    pub(crate) fn settled<T>(&self, vcpu: u32, settle: impl FnOnce() -> T) -> T {
+        let _bound = self.slots.get(vcpu as usize).map(|slot| slot.bound.lock());
+        settle()
+    }
+
+    /// A call has exited: wakes a dispatcher if the thread's calls follow one another.
+    pub(crate) fn exited(&self, history: &mut History, handled: bool, withdrawn: bool) {
+        self.counters.exits.fetch_add(1, Ordering::Relaxed);
+        let now = rdtsc();
+        if withdrawn {
+            self.counters.withdrawn.fetch_add(1, Ordering::Relaxed);
+            self.scarce(now);
+        }
+        let quick = now.wrapping_sub(history.last) < self.ticks(SUCCESSION);
+        history.last = now;
+        history.streak = if quick && handled { history.streak + 1 } else { 0 };
+        if history.streak >= STREAK {
+            history.streak = 0;
+            self.wake(now);
+        }
+    }
+
+    fn ticks(&self, microseconds: u64) -> u64 {
+        microseconds * self.ticks_per_microsecond.load(Ordering::Relaxed)
+    }
+
+    fn running(&self) -> u32 {
+        self.active.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+    }
+
+    fn wake(&self, now: u64) {
+        if self.pausing(now) {
+            return;
+        }
+        let awake = self.awake.load(Ordering::Relaxed);
+        // The caller's vCPU is outside and will be back.
+        if awake >= self.present.load(Ordering::Relaxed) || self.running() + 1 + awake >= self.processors {
+            return;
+        }
+        self.counters.wakes.fetch_add(1, Ordering::Relaxed);
+        self.sleep.lock().wakes = 1;
+        self.called.notify_one();
+    }
+
+    /// What a dispatcher's thread does until [`Dispatch::stop`].
+    pub(crate) fn serve(&self) {
+        self.present.fetch_add(1, Ordering::SeqCst);
+        loop {
+            {
+                let mut sleep = self.sleep.lock();
+                while sleep.wakes == 0 && !sleep.stopped {
+                    self.called.wait(&mut sleep);
+                }
+                if sleep.stopped {
+                    break;
+                }
+                sleep.wakes = 0;
+            }
+            self.awake.fetch_add(1, Ordering::SeqCst);
+            self.tell_awake();
+            self.poll();
+            self.awake.fetch_sub(1, Ordering::SeqCst);
+            self.tell_awake();
+            // Whoever posted before it could see that is answered still; whoever posts later withdraws by itself.
+            fence(Ordering::SeqCst);
+            self.round();
+        }
+        self.present.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.sleep.lock().stopped = true;
+        self.called.notify_all();
+    }
+
+    fn each_active(&self, mut visit: impl FnMut(&Slot, u32)) {
+        for (index, word) in self.active.iter().enumerate() {
+            let mut bits = word.load(Ordering::SeqCst);
+            while bits != 0 {
+                let vcpu = index as u32 * 64 + bits.trailing_zeros();
+                bits &= bits - 1;
+                if let Some(slot) = self.slots.get(vcpu as usize) {
+                    visit(slot, vcpu);
+                }
+            }
+        }
+    }
+
+    fn tell_awake(&self) {
+        let awake = self.awake.load(Ordering::SeqCst) > 0;
+        self.each_active(|slot, _| {
+            if let Some((memory, _)) = &*slot.bound.lock() {
+                memory.set_awake(awake);
+            }
+        });
+    }
+
+    /// Answers calls until none has come for a while, or processors turn out to be scarce.
+    fn poll(&self) {
+        let (silence, gap) = (self.ticks(SILENCE), self.ticks(GAP));
+        let begun = rdtsc();
+        let (mut last_call, mut last_turn) = (begun, begun);
+        let mut answered = 0_u32;
+        loop {
+            let found = self.round();
+            let now = rdtsc();
+            if found > 0 {
+                answered = answered.saturating_add(found);
+                last_call = now;
+                if answered == ENOUGH {
+                    self.pause.store(FIRST_PAUSE, Ordering::Relaxed);
+                }
+            } else if now.wrapping_sub(last_turn) > gap {
+                return self.scarce(now);
+            } else if now.wrapping_sub(last_call) > silence {
+                if answered < WORTHWHILE {
+                    self.scarce(now);
+                }
+                return;
+            }
+            last_turn = now;
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Nobody is woken for a while.
+    fn scarce(&self, now: u64) {
+        self.counters.scarce.fetch_add(1, Ordering::Relaxed);
+        let pause = self.pause.load(Ordering::Relaxed);
+        self.not_before.store(now.wrapping_add(self.ticks(pause)), Ordering::Relaxed);
+        self.pause.store((pause * 2).min(LAST_PAUSE), Ordering::Relaxed);
+    }
+
+    /// Looks at every slot once. Returns how many calls were answered.
+    fn round(&self) -> u32 {
+        let mut found = 0;
+        self.each_active(|slot, vcpu| found += u32::from(self.look(slot, vcpu)));
+        found
+    }
+
+    fn look(&self, slot: &Slot, vcpu: u32) -> bool {
+        let address = slot.address.load(Ordering::Acquire) as *mut u8;
+        if address.is_null() {
+            return false;
+        }
+        // SAFETY: `bind` got this address from a `SlotMemory`, whose memory stays mapped as long as the machine lives.
+        if unsafe { SlotMemory::new(address) }.state() != slot::POSTED {
+            return false;
+        }
+        let Some(bound) = slot.bound.try_lock() else { return false };
+        let Some((memory, answer)) = &*bound else { return false };
+        let active = self.active.get(vcpu as usize / 64).map_or(0, |word| word.load(Ordering::SeqCst));
+        if active >> (vcpu % 64) & 1 == 0 {
+            return false;
+        }
+        let Some(answer) = answer.as_ref().and_then(Weak::upgrade) else { return false };
+        match answer.answer(&|| memory.claim()) {
+            None => return false,
+            Some(Answered::Done(result)) => memory.answer(result, slot::DONE),
+            Some(Answered::Leave(result)) => memory.answer(result, slot::LEAVE),
+            Some(Answered::Refused) => {
+                memory.set_state(slot::REFUSED);
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
+        }
+        self.counters.answered.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}

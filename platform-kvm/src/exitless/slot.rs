@@ -1,0 +1,121 @@
+//! The memory through which a vCPU and a dispatcher speak: 256 bytes per vCPU.
+//!
+//! ```text
+//!   0  rax rcx r11 rsp rdi rsi rdx r10     what the user had, for the way back and as arguments
+//!  64  r8 r9 result state awake
+//! 248  one word of stack
+//! ```
+//! The state goes POSTED (guest) → CLAIMED (dispatcher) → DONE | LEAVE | REFUSED (dispatcher), or POSTED → WITHDRAWN (guest).
+//! On hosts that emulate ring 0 the guest can write anything here at any time, so everything is read once, and nothing that is
+//! read here decides about anything but the calling process's own registers.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Bytes of a slot.
+pub(crate) const LEN: u64 = 256;
+
+pub(crate) const RAX: u64 = 0;
+pub(crate) const RCX: u64 = 8;
+pub(crate) const R11: u64 = 16;
+pub(crate) const RSP: u64 = 24;
+pub(crate) const RDI: u64 = 32;
+pub(crate) const RSI: u64 = 40;
+pub(crate) const RDX: u64 = 48;
+pub(crate) const R10: u64 = 56;
+pub(crate) const R8: u64 = 64;
+pub(crate) const R9: u64 = 72;
+pub(crate) const RESULT: u64 = 80;
+pub(crate) const STATE: u64 = 88;
+pub(crate) const AWAKE: u64 = 92;
+
+// All even: no entry of a page table that is present looks like one of them, should a page ever be mistaken.
+/// The guest waits for somebody to claim the call.
+pub(crate) const POSTED: u32 = 2;
+/// A dispatcher works on it.
+pub(crate) const CLAIMED: u32 = 4;
+/// The result is there.
+pub(crate) const DONE: u32 = 6;
+/// The result is there, and the thread must leave the guest with it.
+pub(crate) const LEAVE: u32 = 8;
+/// The call was not made: make it by an exit.
+pub(crate) const REFUSED: u32 = 10;
+/// Nobody came in time; the guest makes the call by an exit.
+pub(crate) const WITHDRAWN: u32 = 12;
+
+/// A posted system call. On emulated ring 0 all of it is what the calling process wants us to believe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// rax.
+    pub number: u64,
+    /// rdi, rsi, rdx, r10, r8, r9.
+    pub args: [u64; 6],
+    /// Where the guest goes on.
+    pub rip: u64,
+    /// Its stack pointer.
+    pub rsp: u64,
+}
+
+/// The host's view of a slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotMemory(*mut u8);
+
+// SAFETY: a plain address; every access through it is atomic, and the memory stays mapped (see `new`).
+unsafe impl Send for SlotMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SlotMemory {}
+
+impl SlotMemory {
+    /// # Safety
+    /// `at` is 8-byte aligned and leads [`LEN`] bytes of a [`crate::arena::reservation::Reservation`] that is never unmapped while the
+    /// result is used, and that this process only accesses atomically or by volatile accesses.
+    pub(crate) unsafe fn new(at: *mut u8) -> SlotMemory {
+        SlotMemory(at)
+    }
+
+    pub(crate) fn address(self) -> usize {
+        self.0 as usize
+    }
+
+    fn word(&self, offset: u64) -> &AtomicU64 {
+        // SAFETY: aligned and inside the slot, which `new`'s caller vouches for.
+        unsafe { AtomicU64::from_ptr(self.0.add(offset as usize).cast()) }
+    }
+
+    fn half(&self, offset: u64) -> &AtomicU32 {
+        // SAFETY: as in `word`.
+        unsafe { AtomicU32::from_ptr(self.0.add(offset as usize).cast()) }
+    }
+
+    pub(crate) fn get(&self, offset: u64) -> u64 {
+        self.word(offset).load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn state(&self) -> u32 {
+        self.half(STATE).load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_state(&self, state: u32) {
+        self.half(STATE).store(state, Ordering::Release);
+    }
+
+    /// Whether the guest shall post its calls.
+    pub(crate) fn set_awake(&self, awake: bool) {
+        self.half(AWAKE).store(awake.into(), Ordering::Relaxed);
+    }
+
+    /// Takes a posted call, if it is still posted.
+    pub(crate) fn claim(&self) -> Option<Request> {
+        self.half(STATE).compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        Some(Request {
+            number: self.get(RAX),
+            args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
+            rip: self.get(RCX),
+            rsp: self.get(RSP),
+        })
+    }
+
+    pub(crate) fn answer(&self, result: u64, state: u32) {
+        self.word(RESULT).store(result, Ordering::Relaxed);
+        self.set_state(state);
+    }
+}

@@ -1,0 +1,263 @@
+//! Where `syscall` leads: code that posts the call in the vCPU's slot and spins until it is answered.
+//!
+//! Every vCPU has a copy of its own with the address of its slot in it, so finding the slot costs no register and no
+//! memory access. Two versions, one per way of running ring 0:
+//! - *native*: ring-0 code and a slot in the vCPU's page, neither visible to ring 3. Returns by `sysretq`.
+//! - *emulated*: `syscall` goes to LSTAR without leaving ring 3, so this is ring-3 code, in the lower half (the upper half is
+//!   not executed natively), and the slot is a page of the address space that runs. Whoever can write to it are the threads of
+//!   that very process. Returns by `popfq` on a stack in the slot, and `jmp`.
+//!
+//! The code is data to this process: it is never executed here. Whatever it is interrupted at, [`Place::of`] says
+//! where the user's registers are then.
+
+use super::slot;
+use crate::layout::{PORT_ANSWERED, PORT_SYSCALL};
+use core::arch::global_asm;
+
+/// Bytes between the copies of two vCPUs.
+pub(crate) const STUB_LEN: u64 = 256;
+/// Turns of the loop before a call that nobody has claimed is withdrawn: some tens of microseconds.
+const SPINS: u32 = 600;
+const FLAG_TF: u32 = 1 << 8;
+
+global_asm!(
+    ".pushsection .rodata.caisson_exitless, \"a\", @progbits",
+    ".macro caisson_exitless name, ring3",
+    ".balign 64",
+    ".globl caisson_exitless_\\name\\()_start",
+    ".hidden caisson_exitless_\\name\\()_start",
+    ".globl caisson_exitless_\\name\\()_saved",
+    ".hidden caisson_exitless_\\name\\()_saved",
+    ".globl caisson_exitless_\\name\\()_posted",
+    ".hidden caisson_exitless_\\name\\()_posted",
+    ".globl caisson_exitless_\\name\\()_answered",
+    ".hidden caisson_exitless_\\name\\()_answered",
+    ".globl caisson_exitless_\\name\\()_unmade",
+    ".hidden caisson_exitless_\\name\\()_unmade",
+    ".globl caisson_exitless_\\name\\()_call",
+    ".hidden caisson_exitless_\\name\\()_call",
+    ".globl caisson_exitless_\\name\\()_end",
+    ".hidden caisson_exitless_\\name\\()_end",
+    "caisson_exitless_\\name\\()_start:",
+    // movabs [slot], rax; movabs rax, slot. The operands are filled in per vCPU.
+    ".byte 0x48, 0xa3",
+    ".quad 0",
+    ".byte 0x48, 0xb8",
+    ".quad 0",
+    "mov [rax + {rcx}], rcx",
+    "mov [rax + {r11}], r11",
+    "mov [rax + {rsp}], rsp",
+    "caisson_exitless_\\name\\()_saved:",
+    "cmp dword ptr [rax + {awake}], 0",
+    "je 4f",
+    "test r11d, {tf}",
+    "jnz 4f",
+    "mov [rax + {rdi}], rdi",
+    "mov [rax + {rsi}], rsi",
+    "mov [rax + {rdx}], rdx",
+    "mov [rax + {r10}], r10",
+    "mov [rax + {r8}], r8",
+    "mov [rax + {r9}], r9",
+    "mov ecx, {spins}",
+    "mov dword ptr [rax + {state}], {is_posted}",
+    "caisson_exitless_\\name\\()_posted:",
+    "1:",
+    "mov r11d, [rax + {state}]",
+    "cmp r11d, {is_done}",
+    "jae 2f",
+    "pause",
+    "sub ecx, 1",
+    "jnz 1b",
+    // Nobody came: withdraw the call, unless somebody comes this very moment.
+    "mov r11, rax",
+    "mov ecx, {is_withdrawn}",
+    "mov eax, {is_posted}",
+    "lock cmpxchg [r11 + {state}], ecx",
+    "mov rax, r11",
+    "je 4f",
+    "mov ecx, {spins}",
+    "jmp 1b",
+    "2:",
+    "jne 3f",
+    "mov r11, [rax + {r11}]",
+    ".if \\ring3",
+    "lea rsp, [rax + {stack}]",
+    "push r11",
+    "popfq",
+    "mov rsp, [rax + {rsp}]",
+    ".endif",
+    "mov rcx, [rax + {rcx}]",
+    "mov rax, [rax + {result}]",
+    ".if \\ring3",
+    "jmp rcx",
+    ".else",
+    "sysretq",
+    ".endif",
+    "3:",
+    "cmp r11d, {is_refused}",
+    "je 4f",
+    "mov r11, [rax + {r11}]",
+    "mov rcx, [rax + {rcx}]",
+    "mov rax, [rax + {result}]",
+    "caisson_exitless_\\name\\()_answered:",
+    "out {port_answered}, al",
+    "ud2",
+    "caisson_exitless_\\name\\()_unmade:",
+    "4:",
+    "mov r11, [rax + {r11}]",
+    "mov rcx, [rax + {rcx}]",
+    "mov rax, [rax]",
+    "caisson_exitless_\\name\\()_call:",
+    "out {port_call}, al",
+    "ud2",
+    "caisson_exitless_\\name\\()_end:",
+    ".endm",
+    "caisson_exitless native, 0",
+    "caisson_exitless user, 1",
+    ".popsection",
+    rcx = const slot::RCX,
+    r11 = const slot::R11,
+    rsp = const slot::RSP,
+    rdi = const slot::RDI,
+    rsi = const slot::RSI,
+    rdx = const slot::RDX,
+    r10 = const slot::R10,
+    r8 = const slot::R8,
+    r9 = const slot::R9,
+    result = const slot::RESULT,
+    state = const slot::STATE,
+    awake = const slot::AWAKE,
+    stack = const slot::LEN,
+    tf = const FLAG_TF,
+    spins = const SPINS,
+    is_posted = const slot::POSTED,
+    is_done = const slot::DONE,
+    is_refused = const slot::REFUSED,
+    is_withdrawn = const slot::WITHDRAWN,
+    port_answered = const PORT_ANSWERED,
+    port_call = const PORT_SYSCALL,
+);
+
+/// Where the address of the slot stands in the code.
+const OPERANDS: [usize; 2] = [2, 12];
+
+/// A version of the code and its landmarks, as offsets from its start.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    code: &'static [u8],
+    saved: u64,
+    posted: u64,
+    /// From here on the call was not made, for whatever reason.
+    unmade: u64,
+    /// The `out` after an answer that wants the thread to leave.
+    pub answered: u64,
+    /// The `out` that makes the call by an exit.
+    pub call: u64,
+}
+
+/// Where the user's registers are at some instruction of the stub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// All in place; the call was not made yet.
+    Untouched,
+    /// rax is in the slot; the call was not made yet.
+    RaxSaved,
+    /// rax, rcx, r11 are in the slot; the call was not made yet.
+    Saved,
+    /// As `Saved`, and the slot's state says what has become of the call.
+    Posted,
+}
+
+macro_rules! stub {
+    ($start:ident $saved:ident $posted:ident $answered:ident $unmade:ident $call:ident $end:ident) => {{
+        unsafe extern "C" {
+            static $start: u8;
+            static $saved: u8;
+            static $posted: u8;
+            static $answered: u8;
+            static $unmade: u8;
+            static $call: u8;
+            static $end: u8;
+        }
+        let start = &raw const $start;
+        let offset = |label: *const u8| label as usize - start as usize;
+        // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
+        let code = unsafe { std::slice::from_raw_parts(start, offset(&raw const $end)) };
+        Stub {
+            code,
+            saved: offset(&raw const $saved) as u64,
+            posted: offset(&raw const $posted) as u64,
+            answered: offset(&raw const $answered) as u64,
+            unmade: offset(&raw const $unmade) as u64,
+            call: offset(&raw const $call) as u64,
+        }
+    }};
+}
+
+impl Stub {
+    /// The ring-0 version.
+    pub(crate) fn native() -> Stub {
+        stub!(caisson_exitless_native_start caisson_exitless_native_saved caisson_exitless_native_posted
+              caisson_exitless_native_answered caisson_exitless_native_unmade caisson_exitless_native_call caisson_exitless_native_end)
+    }
+
+    /// The ring-3 version.
+    pub(crate) fn user() -> Stub {
+        stub!(caisson_exitless_user_start caisson_exitless_user_saved caisson_exitless_user_posted
+              caisson_exitless_user_answered caisson_exitless_user_unmade caisson_exitless_user_call caisson_exitless_user_end)
+    }
+
+    /// The code for a slot at this guest-virtual address.
+    pub(crate) fn code(&self, slot: u64) -> Vec<u8> {
+        let mut code = self.code.to_vec();
+        for at in OPERANDS {
+            if let Some(operand) = code.get_mut(at..at + 8) {
+                operand.copy_from_slice(&slot.to_le_bytes());
+            }
+        }
+        code
+    }
+
+    /// Where the registers are when rip is this far behind the start; `None` outside of the code.
+    pub(crate) fn place(&self, offset: u64) -> Option<Place> {
+        Some(match offset {
+            0 => Place::Untouched,
+            _ if offset < self.saved => Place::RaxSaved,
+            _ if offset < self.posted => Place::Saved,
+            _ if offset < self.unmade => Place::Posted,
+            _ if offset < self.code.len() as u64 => Place::Saved,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_fits_and_names_its_slot() {
+        for stub in [Stub::native(), Stub::user()] {
+            assert!(stub.code.len() as u64 <= STUB_LEN, "{}", stub.code.len());
+            let code = stub.code(0x7fff_1234_5678_9a00);
+            assert_eq!(&code[..2], &[0x48, 0xa3]);
+            assert_eq!(&code[2..10], &0x7fff_1234_5678_9a00_u64.to_le_bytes());
+            assert_eq!(&code[10..12], &[0x48, 0xb8]);
+            assert_eq!(&code[12..20], &0x7fff_1234_5678_9a00_u64.to_le_bytes());
+            assert_eq!(code[stub.call as usize..][..2], [0xe6, PORT_SYSCALL as u8]);
+            assert_eq!(code[stub.answered as usize..][..2], [0xe6, PORT_ANSWERED as u8]);
+        }
+    }
+
+    #[test]
+    fn places_follow_one_another() {
+        let stub = Stub::user();
+        assert_eq!(stub.place(0), Some(Place::Untouched));
+        assert_eq!(stub.place(10), Some(Place::RaxSaved));
+        assert_eq!(stub.place(stub.saved), Some(Place::Saved));
+        assert_eq!(stub.place(stub.posted), Some(Place::Posted));
+        assert_eq!(stub.place(stub.answered), Some(Place::Posted));
+        assert_eq!(stub.place(stub.call), Some(Place::Saved));
+        assert_eq!(stub.place(STUB_LEN), None);
+    }
+}

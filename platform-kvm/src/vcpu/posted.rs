@@ -1,0 +1,91 @@
+//! A vCPU's slot and syscall stub.
+
+use super::{Left, Vcpu};
+use crate::control::Control;
+use crate::error::Error;
+use crate::exitless::slot::{self, SlotMemory};
+use crate::exitless::stub::{Place, Stub};
+use crate::exitless::{Answer, Dispatch};
+use crate::host_mode::Ring0;
+use crate::registers::{Exit, Registers};
+use crate::space::AddressSpace;
+use std::sync::Weak;
+
+impl Vcpu {
+    /// Its number.
+    pub(crate) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Makes the slot ready for calls of the thread with this number in `space`.
+    pub(crate) fn bind(
+        &mut self,
+        dispatch: &Dispatch,
+        control: &Control,
+        space: &AddressSpace,
+        thread: u64,
+        answer: &dyn Fn() -> Option<Weak<dyn Answer>>,
+    ) -> Result<SlotMemory, Error> {
+        if let Some(memory) = self.slot
+            && self.bound_to == (thread, space.id())
+        {
+            return Ok(memory);
+        }
+        let memory = match self.ring0 {
+            Ring0::Native => control.slot(self.index).ok_or(Error::Invalid("no such vCPU"))?,
+            Ring0::Emulated => space.slot(self.index)?,
+        };
+        dispatch.bind(self.index, memory, answer());
+        self.slot = Some(memory);
+        self.bound_to = (thread, space.id());
+        Ok(memory)
+    }
+
+    pub(super) fn syscall_stub<'a>(&self, control: &'a Control) -> &'a Stub {
+        match self.ring0 {
+            Ring0::Native => &control.native,
+            Ring0::Emulated => &control.user,
+        }
+    }
+
+    /// Where in its syscall stub an instruction is.
+    pub(super) fn place(&self, control: &Control, rip: u64) -> Option<Place> {
+        self.syscall_stub(control).place(rip.checked_sub(self.stub)?)
+    }
+
+    /// Whether the last call was posted and nobody came; asked once per call.
+    pub(crate) fn take_withdrawn(&self) -> bool {
+        let withdrawn = self.slot.filter(|memory| memory.state() == slot::WITHDRAWN);
+        withdrawn.inspect(|memory| memory.set_state(0)).is_some()
+    }
+
+    /// Finds out what became of the call in whose stub the guest was stopped, and makes `registers` the user's. No dispatcher
+    /// works on the slot.
+    pub(crate) fn settle(&self, registers: &mut Registers, place: Place) -> Left {
+        let Some(memory) = self.slot else { return Left::Nothing };
+        let mut result = None;
+        if place != Place::Untouched {
+            registers.rax = memory.get(slot::RAX);
+        }
+        if matches!(place, Place::Saved | Place::Posted) {
+            registers.rcx = memory.get(slot::RCX);
+            registers.r11 = memory.get(slot::R11);
+        }
+        if place == Place::Posted {
+            registers.rsp = memory.get(slot::RSP);
+            match memory.state() {
+                slot::DONE | slot::LEAVE => result = Some(memory.get(slot::RESULT)),
+                _ => memory.set_state(0),
+            }
+        }
+        registers.rip = registers.rcx;
+        registers.rflags = registers.r11;
+        match result {
+            Some(value) => {
+                registers.rax = value;
+                Left::Answered
+            }
+            None => Left::Exit(Exit::Syscall),
+        }
+    }
+}

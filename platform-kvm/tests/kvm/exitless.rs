@@ -1,0 +1,246 @@
+//! System calls that a dispatcher answers: each exactly once, with every register in place, whatever interrupts them.
+
+use crate::lab::*;
+use crate::programs;
+use caisson_platform_kvm::{Answer, Answered, Exit, GuestThread, Machine, Registers, Request, Ring0};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Number of the call that counts.
+const COUNT: u64 = 39;
+/// Number of a call that is always refused.
+const END: u64 = 1000;
+
+/// Answers `COUNT` calls, which must come in order.
+#[derive(Default)]
+struct Counting {
+    next: Mutex<u64>,
+    /// Whether the thread is out of the guest, and the call its own business.
+    outside: AtomicBool,
+    leave_every: u64,
+    answered: AtomicU64,
+}
+
+impl Counting {
+    fn count(&self, argument: u64) -> u64 {
+        let mut next = self.next.lock();
+        assert_eq!(argument, *next, "a call was lost or made twice");
+        *next += 1;
+        argument + 7
+    }
+}
+
+impl Answer for Counting {
+    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered> {
+        if self.outside.load(Ordering::SeqCst) {
+            return None;
+        }
+        let request = claim()?;
+        if request.number != COUNT {
+            return Some(Answered::Refused);
+        }
+        let result = self.count(request.args[0]);
+        let answered = self.answered.fetch_add(1, Ordering::Relaxed);
+        if self.leave_every != 0 && answered.is_multiple_of(self.leave_every) {
+            return Some(Answered::Leave(result));
+        }
+        Some(Answered::Done(result))
+    }
+}
+
+/// Runs `body` beside a dispatcher of the machine.
+fn served(machine: &Arc<Machine>, body: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| machine.serve_calls());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        machine.stop_serving();
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Says that the test is over, also when it fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn begin(count: u64) -> Registers {
+    Registers {
+        rbx: 0,
+        r12: count,
+        rbp: 0x1111,
+        rdx: 0x2222,
+        rsi: 0x3333,
+        r8: 0x4444,
+        r9: 0x5555,
+        r10: 0x6666,
+        r13: 0x7777,
+        r14: 0x8888,
+        r15: 0x9999,
+        ..start()
+    }
+}
+
+fn check_kept(registers: &Registers, count: u64) {
+    let kept = Registers {
+        rax: registers.rax,
+        rdi: registers.rdi,
+        rcx: registers.rcx,
+        r11: registers.r11,
+        rip: registers.rip,
+        rflags: registers.rflags,
+        rbx: count,
+        ..begin(count)
+    };
+    assert_eq!(*registers, kept);
+}
+
+/// Runs `count` calls to their end; calls that exit are made here. Returns how many did, and how many interruptions there were.
+fn run_all(lab: &Lab, thread: &mut GuestThread, counting: &Counting, count: u64) -> (u64, u64) {
+    let mut registers = begin(count);
+    let (mut exits, mut interruptions) = (0, 0);
+    loop {
+        counting.outside.store(false, Ordering::SeqCst);
+        let exit = thread.run(&mut registers, &lab.space).expect("run");
+        match exit {
+            Exit::Syscall if registers.rax == COUNT => {
+                exits += 1;
+                registers.rax = counting.count(registers.rdi);
+            }
+            Exit::Syscall if registers.rax == END => break,
+            Exit::Interrupted => interruptions += 1,
+            other => panic!("{other:?} {registers:x?}"),
+        }
+    }
+    assert_eq!(*counting.next.lock(), count);
+    check_kept(&registers, count);
+    (exits, interruptions)
+}
+
+fn counting_thread(lab: &Lab, leave_every: u64) -> (GuestThread, Arc<Counting>) {
+    lab.load(programs::counted_calls());
+    let counting = Arc::new(Counting { leave_every, ..Counting::default() });
+    let mut thread = lab.thread();
+    let weak: Weak<dyn Answer> = Arc::downgrade(&(counting.clone() as Arc<dyn Answer>));
+    thread.answer_with(weak, |number| number == COUNT);
+    (thread, counting)
+}
+
+fn spare_processor() -> bool {
+    std::thread::available_parallelism().is_ok_and(|n| n.get() > 1)
+}
+
+pub fn calls_are_answered_without_exit() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_thread(&lab, 0);
+    let count = scaled(200_000, 2000);
+    let begun = Instant::now();
+    served(&lab.machine, || {
+        let (exits, _) = run_all(&lab, &mut thread, &counting, count);
+        let each = begun.elapsed().as_nanos() as u64 / count;
+        println!(
+            "       {exits} of {count} calls by exit, {each} ns each, {:?}",
+            lab.machine.dispatch_counters()
+        );
+        if spare_processor() {
+            assert!(exits < count, "nothing was answered without an exit");
+        }
+    });
+}
+
+pub fn calls_without_a_dispatcher_exit() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_thread(&lab, 0);
+    let count = scaled(2000, 50);
+    assert_eq!(run_all(&lab, &mut thread, &counting, count), (count, 0));
+}
+
+pub fn answers_that_want_the_thread_outside() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_thread(&lab, 100);
+    let count = scaled(50_000, 1000);
+    served(&lab.machine, || {
+        let (_, interruptions) = run_all(&lab, &mut thread, &counting, count);
+        let answered = counting.answered.load(Ordering::Relaxed);
+        assert_eq!(interruptions, answered.div_ceil(100));
+    });
+}
+
+/// Kicks at every moment of a posted call.
+pub fn kicks_of_a_guest_whose_calls_are_answered() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_thread(&lab, 0);
+    let kicker = thread.kicker();
+    let count = scaled(300_000, 2000);
+    let done = AtomicBool::new(false);
+    served(&lab.machine, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut turn = 0_u64;
+                while !done.load(Ordering::Acquire) {
+                    kicker.kick();
+                    turn += 1;
+                    std::thread::sleep(Duration::from_micros(turn * 37 % 500));
+                }
+            });
+            let _over = Over(&done);
+            let (exits, interruptions) = run_all(&lab, &mut thread, &counting, count);
+            println!(
+                "       {exits} exits, {interruptions} interruptions, {:?}",
+                lab.machine.dispatch_counters()
+            );
+        });
+    });
+}
+
+/// Another thread of the process writes into the slots all the time. Only that process may come to harm, and the host none.
+pub fn slots_are_scribbled_over() {
+    let lab = Lab::new();
+    if lab.machine.mode().ring0 == Ring0::Native {
+        return;
+    }
+    let (mut victim, counting) = counting_thread(&lab, 0);
+    let slots = 0x7fff_ffe0_0000;
+    lab.load_at(CODE + PAGE, programs::scribble());
+    let mut vandal = lab.thread();
+    let kicks = [victim.kicker(), vandal.kicker()];
+    let done = AtomicBool::new(false);
+    served(&lab.machine, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut registers = Registers { rip: CODE + PAGE, rdi: slots, rsi: PAGE, ..start() };
+                while !done.load(Ordering::Acquire) {
+                    // Whatever it makes of itself, it goes on from the start.
+                    if !matches!(vandal.run(&mut registers, &lab.space), Ok(Exit::Interrupted)) {
+                        registers = Registers { rip: CODE + PAGE, rdi: slots, rsi: PAGE, ..start() };
+                    }
+                }
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    // The order of its calls cannot hold now.
+                    *counting.next.lock() = 0;
+                    counting.outside.store(true, Ordering::SeqCst);
+                    let mut registers = begin(u64::MAX);
+                    let exit = victim.run(&mut registers, &lab.space);
+                    assert!(exit.is_ok(), "no thread is lost by what a guest writes: {exit:?}");
+                }
+            });
+            let end = Instant::now() + Duration::from_millis(scaled(1500, 300));
+            while Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(2));
+                kicks.iter().for_each(|kick| kick.kick());
+            }
+            done.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(5));
+            kicks.iter().for_each(|kick| kick.kick());
+        });
+    });
+}
