@@ -1,7 +1,7 @@
 //! Runs programs of the host in a container without a shim and a gofer: the quickest way to try the kernel.
 //!
 //! ```text
-//! run_program [--strace] [--root HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
+//! run_program [--strace] [--exitless=off] [--root HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
 //! ```
 //! The root is a host directory behind a gofer in this process, or an empty tmpfs, with `/proc`, `/dev`, `/tmp` and copies of the
 //! named files and directories at the same places. Standard streams are passed on; the exit status is the program's, as a shell reports it.
@@ -38,6 +38,7 @@ impl ExitListener for Silent {
 #[derive(Default)]
 struct Options {
     strace: bool,
+    exits: bool,
     root: Option<PathBuf>,
     copies: Vec<PathBuf>,
     command: Vec<String>,
@@ -49,6 +50,7 @@ fn options() -> Options {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--strace" => options.strace = true,
+            "--exitless=off" => options.exits = true,
             "--root" => options.root = args.next().map(PathBuf::from),
             "--dir" | "--file" => options.copies.extend(args.next().map(PathBuf::from)),
             "--" => options.command = args.by_ref().collect(),
@@ -120,6 +122,9 @@ fn main() -> ExitCode {
     let arena = Arena::new(ArenaConfig::default()).expect("arena");
     let platform =
         KvmPlatform::new(open_kvm().expect("kvm"), arena, MachineConfig::default()).expect("machine");
+    if !options.exits {
+        platform.start_dispatcher().expect("a thread");
+    }
     let config = KernelConfig { hostname: "caisson".into(), system_info: SystemInfo::from_host() };
     let kernel = Kernel::new(platform, Arc::new(Silent), config).expect("kernel");
     register_all(&kernel);

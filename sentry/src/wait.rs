@@ -135,6 +135,55 @@ pub enum WaitOutcome {
 
 thread_local! {
     static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static SLEEPING: Cell<Sleeping> = const { Cell::new(Sleeping::Allowed) };
+}
+
+/// Whether this host thread may sleep in waiters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleeping {
+    Allowed,
+    /// It is a dispatcher, which must not.
+    Declined,
+    /// As `Declined`, and a call would have slept.
+    Missed,
+}
+
+/// Until the result is dropped, no wait of this host thread sleeps: they are interrupted, and the call is abandoned as by a signal.
+#[must_use = "dropping the result allows sleeping again"]
+pub fn declining() -> Declining {
+    SLEEPING.set(Sleeping::Declined);
+    Declining(())
+}
+
+/// See [`declining`].
+pub struct Declining(());
+
+impl Declining {
+    /// Whether a wait would have slept.
+    pub fn declined(&self) -> bool {
+        SLEEPING.get() == Sleeping::Missed
+    }
+}
+
+impl Drop for Declining {
+    fn drop(&mut self) {
+        SLEEPING.set(Sleeping::Allowed);
+    }
+}
+
+/// Whether a wait of this host thread was not slept in because it is a dispatcher.
+pub fn was_declined() -> bool {
+    SLEEPING.get() == Sleeping::Missed
+}
+
+/// For a call that was to sleep after a part of its work, which cannot be undone: if its sleep was declined, it may sleep after all. Returns
+/// whether that is so; the wait is then to be tried again.
+pub fn go_on() -> bool {
+    let declined = was_declined();
+    if declined {
+        SLEEPING.set(Sleeping::Allowed);
+    }
+    declined
 }
 
 /// How long this host thread has slept in waiters since it last asked: time that is not the task's processor time.
@@ -177,6 +226,14 @@ impl Waiter {
     /// Sleeps until notified, interrupted or `deadline` (host monotonic time; `None` = for ever).
     /// An interruption is sticky until [`Waiter::clear_interrupt`].
     pub fn wait(&self, deadline: Option<Instant>) -> WaitOutcome {
+        if SLEEPING.get() != Sleeping::Allowed {
+            let mut state = self.state.lock();
+            if std::mem::take(&mut state.notified) {
+                return WaitOutcome::Notified;
+            }
+            SLEEPING.set(Sleeping::Missed);
+            return WaitOutcome::Interrupted;
+        }
         let mut state = self.state.lock();
         state.asleep = true;
         let outcome = count_sleep(|| self.sleep(&mut state, deadline));
@@ -276,6 +333,22 @@ mod tests {
         let queue = WaitQueue::new();
         drop(queue.register(PollEvents::IN, Waiter::new()));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_dispatcher_does_not_sleep() {
+        let waiter = Waiter::new();
+        let declining = declining();
+        waiter.notify();
+        assert_eq!(waiter.wait(None), WaitOutcome::Notified);
+        assert!(!declining.declined());
+        assert_eq!(waiter.wait(None), WaitOutcome::Interrupted);
+        assert!(declining.declined());
+        // After a part of the work it does.
+        assert!(go_on());
+        assert_eq!(waiter.wait(Some(Instant::now())), WaitOutcome::TimedOut);
+        drop(declining);
+        assert!(!go_on());
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub const FLAG_SECCOMP: &str = "--seccomp";
 /// Flag: log level (`error`, `warn`, `info`, `debug`, `trace`) follows.
 pub const FLAG_LOG_LEVEL: &str = "--log-level";
 
+/// Switch of `Configure`, and annotation: with the value `off` every system call leaves the guest.
+pub const SWITCH_EXITLESS: &str = "dev.caisson.exitless";
+
 /// How strictly the sentry's own system-call filter is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SeccompMode {

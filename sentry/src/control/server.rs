@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use caisson_proto::control as proto;
+use caisson_proto::control::launch::SWITCH_EXITLESS;
 use proto::{ErrorCode, ProcessRef, Reply, Request, ToSentry, ToShim};
 use thiserror::Error;
 
@@ -105,6 +106,10 @@ fn set_up(
     };
     let arena = Arena::new(config).map_err(|error| failed(&error))?;
     let platform = KvmPlatform::new(kvm, arena, Default::default()).map_err(|error| failed(&error))?;
+    let off = |switch: &proto::KeyValue| switch.key == SWITCH_EXITLESS && switch.value == "off";
+    if !request.switches.iter().any(off) {
+        platform.start_dispatcher().map_err(|error| failed(&error))?;
+    }
     let exits = Exits::new(connection.clone());
     let hostname = if request.hostname.is_empty() { "caisson".into() } else { request.hostname.clone() };
     let config = KernelConfig { hostname, system_info: info };

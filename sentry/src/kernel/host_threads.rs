@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::errno::{Errno, SysResult};
 
 /// Bytes of stack. Guest threads never recurse deeply; the deepest path (a walk through a mount, a gofer call) stays far below.
-const STACK_SIZE: usize = 256 << 10;
+pub(crate) const STACK_SIZE: usize = 256 << 10;
 /// Idle threads that are kept.
 const MAX_IDLE: usize = 8;
 /// How long a thread stays idle.

@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use caisson_platform_kvm as platform_kvm;
 use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
 
 use super::{
-    Arena, Change, Exit, FpuState, Gpa, GuestThread, Kick, Kicker, Perms, Platform, Registers, Space,
+    Answer, Arena, Change, Exit, FpuState, Gpa, GuestThread, Kick, Kicker, Perms, Platform, Registers, Space,
 };
 use crate::errno::{Errno, SysResult};
 
@@ -30,6 +30,22 @@ impl KvmPlatform {
         let machine = Machine::new(kvm, arena, config)?;
         super::set_arena(arena);
         Ok(Arc::new(KvmPlatform { machine }))
+    }
+
+    /// Starts a thread that answers posted system calls, for the rest of the process's life. It sleeps while nobody calls.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub fn start_dispatcher(&self) -> std::io::Result<()> {
+        let machine = self.machine.clone();
+        let builder = std::thread::Builder::new()
+            .name("dispatcher".into())
+            .stack_size(crate::kernel::host_threads::STACK_SIZE);
+        builder.spawn(move || {
+            let _fuse = crate::task::clone::Fuse;
+            machine.serve_calls();
+        })?;
+        Ok(())
     }
 
     /// The machine, for tests and debugging.
@@ -130,6 +146,10 @@ impl GuestThread for KvmThread {
 
     fn reset_fpu(&mut self) -> SysResult {
         self.thread.reset_fpu().map_err(|error| errno(&error))
+    }
+
+    fn answer_with(&mut self, answer: Weak<dyn Answer>, handles: fn(u64) -> bool) {
+        self.thread.answer_with(answer, handles);
     }
 }
 

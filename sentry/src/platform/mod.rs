@@ -10,15 +10,16 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 #[cfg(test)]
 pub mod fake;
 pub mod kvm;
 
 pub use caisson_platform_kvm::{
-    Alignment, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange, GPA_BASE, GVA_END, Gpa,
-    OutOfMemory, PAGE_SIZE, Perms, Registers, WindowAccess, WindowRange, rdtsc,
+    Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange,
+    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, Perms, Registers, Request, WindowAccess, WindowRange,
+    rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};
@@ -80,6 +81,8 @@ pub trait GuestThread: Send {
     fn set_fpu(&mut self, state: &FpuState) -> SysResult;
     /// Back to the state after `execve`.
     fn reset_fpu(&mut self) -> SysResult;
+    /// Lets the platform's dispatchers answer calls whose numbers `handles` knows by `answer`, if it has dispatchers.
+    fn answer_with(&mut self, _answer: Weak<dyn Answer>, _handles: fn(u64) -> bool) {}
 }
 
 /// What a [`Kicker`] does, per platform.

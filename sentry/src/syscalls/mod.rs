@@ -9,6 +9,7 @@
 pub mod change;
 pub mod dirs;
 pub mod events;
+pub mod exitless;
 pub mod fcntl;
 pub mod futex;
 pub mod identity;

@@ -19,7 +19,7 @@ use crate::task::signal::{SigInfo, Signal};
 use crate::task::{Resource, SyscallContext, block};
 use crate::vfs::attributes::{MAX_SIZE, clear_set_id};
 use crate::vfs::{File, FileType, OpenFlags, Whence, notify, times};
-use crate::wait::PollEvents;
+use crate::wait::{self, PollEvents};
 
 /// Runs `attempt`, again and again while it says `EAGAIN`, unless the file is non-blocking.
 pub(crate) fn blocking<T>(
@@ -203,6 +203,9 @@ fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, a
                 }
             }
             Err(error) => {
+                if total > 0 && wait::go_on() {
+                    continue;
+                }
                 if error == Errno::EPIPE && breaks_loudly(file) {
                     ctx.task.send_signal(SigInfo::kernel(Signal::PIPE));
                 }

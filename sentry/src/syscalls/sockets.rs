@@ -214,6 +214,7 @@ fn send_all(
         });
         match result {
             Ok(count) => total = total.saturating_add(count),
+            Err(_) if total > 0 && crate::wait::go_on() => continue,
             Err(_) if total > 0 => return Ok(total),
             Err(error) => {
                 if error == Errno::EPIPE && socket.is_stream() && !flags.contains(MsgFlags::NOSIGNAL) {

@@ -344,13 +344,13 @@ impl Reserved {
 /// What a reserved host thread does.
 pub(crate) fn serve(receiver: &std::sync::mpsc::Receiver<(Arc<Task>, TaskLocal)>) {
     let _fuse = Fuse;
-    if let Ok((task, mut local)) = receiver.recv() {
-        run::run(&task, &mut local);
+    if let Ok((task, local)) = receiver.recv() {
+        run::run(&task, local);
     }
 }
 
 /// A bug that panics on a guest's thread would leave a process that never ends: the sandbox ends instead, which the shim sees.
-struct Fuse;
+pub(crate) struct Fuse;
 
 impl Drop for Fuse {
     fn drop(&mut self) {

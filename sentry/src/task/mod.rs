@@ -17,6 +17,7 @@ pub mod exception;
 pub mod exec;
 pub mod exit;
 pub mod futex;
+mod handover;
 pub mod job_control;
 pub mod namespaces;
 pub mod pid;

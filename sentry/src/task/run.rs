@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::handover::{Handover, run_guest};
 use super::signal::deliver::{AfterSignals, deliver};
 use super::signal::{ExitStatus, SigInfo, Signal};
 use super::{
@@ -35,32 +36,34 @@ enum State {
 }
 
 /// Runs a task to its end on the calling thread.
-pub(crate) fn run(task: &Arc<Task>, local: &mut TaskLocal) {
+pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
     let _current = current::enter(task.clone());
+    let handover = Handover::new(task.clone(), local);
+    let mut local = handover.lock();
     let mut state = State::Attend;
     let mut left_guest = Instant::now();
     let status = loop {
         state = match state {
-            State::Guest if !rseq::enter(task, local) => State::Attend,
+            State::Guest if !rseq::enter(task, &mut local) => State::Attend,
             State::Guest => {
                 let entered = Instant::now();
                 let stay = entered.saturating_duration_since(left_guest);
                 let system = nanos(stay.saturating_sub(take_slept()));
-                let exit = local.machine.run(&mut local.registers, &local.space);
+                let exit = run_guest(&mut local);
                 left_guest = Instant::now();
-                rseq::leave(local, left_guest);
+                rseq::leave(&mut local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
-                    Ok(exit) => handle_exit(task, local, exit),
+                    Ok(exit) => handle_exit(task, &mut local, exit),
                     Err(error) => lost(task, error),
                 }
             }
-            State::Syscall => system_call(task, local),
-            State::Attend => attend(task, local),
+            State::Syscall => system_call(task, &mut local),
+            State::Attend => attend(task, &mut local),
             State::Exit(status) => break status,
         };
     };
-    exit::exit_thread(task, local, status);
+    exit::exit_thread(task, &mut local, status);
 }
 
 fn nanos(duration: std::time::Duration) -> u64 {

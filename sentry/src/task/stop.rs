@@ -85,6 +85,9 @@ impl Task {
 
     /// After an interruption of a sleep: if it is only for a pause, stands still and tells that the sleep can go on.
     fn stand_if_only_frozen(self: &Arc<Self>) -> bool {
+        if crate::wait::was_declined() {
+            return false;
+        }
         self.waiter().clear_interrupt();
         let work = self.work();
         if work.contains(Work::FREEZE) {

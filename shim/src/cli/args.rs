@@ -17,6 +17,9 @@ pub struct Arguments {
     /// How lines in that file look.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// Whether system calls may be answered without leaving the guest (`off` is for comparison and for finding faults).
+    #[arg(long, global = true, value_enum, default_value_t = Switch::On)]
+    pub exitless: Switch,
     /// Log more.
     #[arg(long, global = true)]
     pub debug: bool,
@@ -37,6 +40,15 @@ pub enum LogFormat {
     Text,
     /// One object per line.
     Json,
+}
+
+/// Something that is there or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
 }
 
 /// Format of a listing.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Failed;
-use super::args::{Arguments, LogFormat};
+use super::args::{Arguments, LogFormat, Switch};
 use super::show;
 use super::store::{Place, Stored};
 use super::wire::{self, Ask, Say};
@@ -87,6 +87,9 @@ pub(super) fn start_monitor(
     }
     if arguments.debug {
         command.arg("--debug");
+    }
+    if arguments.exitless == Switch::Off {
+        command.args(["--exitless", "off"]);
     }
     command.args(["monitor", id]);
     if !streams {

@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caisson_proto::control::launch::SeccompMode;
+use caisson_proto::control::launch::{SWITCH_EXITLESS, SeccompMode};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use tokio::runtime::Handle;
 
-use super::args::Arguments;
+use super::args::{Arguments, Switch};
 use super::show;
 use super::store::{Place, Stored};
 use super::wire::{self, Ask, Say};
@@ -27,6 +27,7 @@ struct Monitor {
     id: String,
     place: Place,
     sandbox: Sandbox,
+    annotations: BTreeMap<String, String>,
     streams: parking_lot::Mutex<Option<[OwnedFd; 3]>>,
     done: tokio::sync::Notify,
 }
@@ -58,6 +59,9 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
         seccomp: SeccompMode::Enforce,
         strace: None,
     };
+    let exitless =
+        (arguments.exitless == Switch::Off).then(|| (SWITCH_EXITLESS.to_owned(), "off".to_owned()));
+    let annotations = exitless.into_iter().collect();
     runtime.block_on(async {
         let (sandbox, events) = Sandbox::new(settings);
         drop(events);
@@ -65,6 +69,7 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
             id: id.to_owned(),
             place,
             sandbox,
+            annotations,
             streams: parking_lot::Mutex::new(Some(streams)),
             done: tokio::sync::Notify::new(),
         });
@@ -156,7 +161,7 @@ impl Monitor {
             rootfs: Vec::new(),
             source: Source::Open(streams),
             terminal: None,
-            annotations: BTreeMap::new(),
+            annotations: self.annotations.clone(),
         };
         let created = self.sandbox.create(request).await;
         let pid = match created {

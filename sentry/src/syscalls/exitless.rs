@@ -1,0 +1,207 @@
+//! Which system calls a dispatcher may answer while the caller's thread stays in the guest.
+//!
+//! In the list is what needs neither the caller's registers nor its thread, and either cannot sleep or sleeps only before its first side
+//! effect (then the dispatcher declines, and the call is made again by an exit). Everything else exits:
+//! - what starts, ends or replaces threads and processes, changes base registers, or returns from a signal;
+//! - what always sleeps: `pause`, `nanosleep`, `sigsuspend`, `wait4`, …; so does what swaps the signal mask for the time of a sleep;
+//! - what takes memory away: its revocation gets the caller's vCPU out of the guest anyway;
+//! - `MSG_WAITALL`, and long writes, which may sleep after a part of their work. (Where a short one does, the dispatcher sleeps with it:
+//!   [`crate::wait::go_on`].)
+
+use std::sync::OnceLock;
+
+use linux_raw_sys::general::MAP_FIXED;
+use linux_raw_sys::net::MSG_WAITALL;
+
+use super::table::MAX_NUMBER;
+use super::{Args, numbers as n};
+
+/// Writes of up to this many bytes are all or nothing for a pipe (`PIPE_BUF`).
+const ATOMIC: u64 = 4096;
+
+const CALLS: &[u32] = &[
+    // Files.
+    n::read,
+    n::pread64,
+    n::preadv,
+    n::readv,
+    n::write,
+    n::pwrite64,
+    n::lseek,
+    n::open,
+    n::openat,
+    n::openat2,
+    n::creat,
+    n::close,
+    n::stat,
+    n::lstat,
+    n::fstat,
+    n::newfstatat,
+    n::statx,
+    n::access,
+    n::faccessat,
+    n::faccessat2,
+    n::readlink,
+    n::readlinkat,
+    n::getdents64,
+    n::getcwd,
+    n::chdir,
+    n::fchdir,
+    n::mkdir,
+    n::mkdirat,
+    n::rmdir,
+    n::unlink,
+    n::unlinkat,
+    n::rename,
+    n::renameat,
+    n::renameat2,
+    n::link,
+    n::linkat,
+    n::symlink,
+    n::symlinkat,
+    n::chmod,
+    n::fchmod,
+    n::fchmodat,
+    n::chown,
+    n::fchown,
+    n::lchown,
+    n::fchownat,
+    n::utimensat,
+    n::utimes,
+    n::truncate,
+    n::ftruncate,
+    n::fsync,
+    n::fdatasync,
+    n::statfs,
+    n::fstatfs,
+    n::umask,
+    n::dup,
+    n::dup2,
+    n::dup3,
+    n::fcntl,
+    n::flock,
+    n::fadvise64,
+    n::getxattr,
+    n::lgetxattr,
+    n::fgetxattr,
+    n::listxattr,
+    n::llistxattr,
+    n::close_range,
+    // Events and descriptors.
+    n::poll,
+    n::select,
+    n::epoll_create,
+    n::epoll_create1,
+    n::epoll_ctl,
+    n::epoll_wait,
+    n::epoll_pwait,
+    n::eventfd,
+    n::eventfd2,
+    n::timerfd_create,
+    n::timerfd_settime,
+    n::timerfd_gettime,
+    n::pipe,
+    n::pipe2,
+    n::inotify_init1,
+    n::inotify_add_watch,
+    n::inotify_rm_watch,
+    n::memfd_create,
+    // Sockets.
+    n::socket,
+    n::socketpair,
+    n::bind,
+    n::listen,
+    n::getsockname,
+    n::getpeername,
+    n::setsockopt,
+    n::getsockopt,
+    n::shutdown,
+    n::sendto,
+    n::recvfrom,
+    n::recvmsg,
+    n::sendmsg,
+    // Who and where.
+    n::getpid,
+    n::gettid,
+    n::getppid,
+    n::getuid,
+    n::geteuid,
+    n::getgid,
+    n::getegid,
+    n::getgroups,
+    n::getresuid,
+    n::getresgid,
+    n::getpgrp,
+    n::getpgid,
+    n::getsid,
+    n::getpriority,
+    n::uname,
+    n::sysinfo,
+    n::getrlimit,
+    n::getrusage,
+    n::times,
+    n::getcpu,
+    n::sched_getaffinity,
+    n::capget,
+    n::set_tid_address,
+    n::set_robust_list,
+    n::get_robust_list,
+    n::getrandom,
+    n::prlimit64,
+    // Memory.
+    n::mmap,
+    n::brk,
+    n::mincore,
+    // Signals and time.
+    n::rt_sigaction,
+    n::rt_sigprocmask,
+    n::rt_sigpending,
+    n::sigaltstack,
+    n::kill,
+    n::tgkill,
+    n::tkill,
+    n::futex,
+    n::clock_gettime,
+    n::clock_getres,
+    n::gettimeofday,
+    n::time,
+    n::alarm,
+    n::setitimer,
+    n::getitimer,
+    n::timer_settime,
+    n::timer_gettime,
+];
+
+fn bits() -> &'static [u64; MAX_NUMBER.div_ceil(64)] {
+    static BITS: OnceLock<[u64; MAX_NUMBER.div_ceil(64)]> = OnceLock::new();
+    BITS.get_or_init(|| {
+        let mut bits = [0; MAX_NUMBER.div_ceil(64)];
+        for number in CALLS {
+            if let Some(word) = bits.get_mut(*number as usize / 64) {
+                *word |= 1 << (number % 64);
+            }
+        }
+        bits
+    })
+}
+
+/// Whether dispatchers make calls of this number at all.
+pub fn handles(number: u64) -> bool {
+    let word = usize::try_from(number / 64).ok().and_then(|index| bits().get(index));
+    word.is_some_and(|word| word >> (number % 64) & 1 != 0)
+}
+
+/// Whether a dispatcher may make this very call.
+pub fn suits(number: u64, args: &Args) -> bool {
+    if !handles(number) {
+        return false;
+    }
+    match u32::try_from(number).unwrap_or(u32::MAX) {
+        n::write | n::sendto => args.raw(2) <= ATOMIC,
+        n::recvfrom => args.raw(3) & u64::from(MSG_WAITALL) == 0,
+        n::recvmsg => args.raw(2) & u64::from(MSG_WAITALL) == 0,
+        n::epoll_pwait => args.raw(4) == 0,
+        n::mmap => args.raw(3) & u64::from(MAP_FIXED) == 0,
+        _ => true,
+    }
+}

@@ -1,0 +1,116 @@
+//! A task's private half while its thread is in the guest: dispatchers answer the guest's posted calls with it.
+//!
+//! The task's own thread holds the lock while it is in the kernel and gives it up around the guest. A dispatcher only tries it, and
+//! takes the posted call under it, so a call is made once, by one of the two. What a dispatcher cannot do is refused *before any side
+//! effect*, and the task's own thread makes the call: calls that change the registers, the thread or what is mapped in
+//! it ([`crate::syscalls::exitless`]), and calls that would sleep ([`crate::wait::declining`]).
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{AfterCall, CurrentCall, SyscallContext, Task, TaskLocal, current};
+use crate::errno::SysResult;
+use crate::platform::{
+    Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
+};
+use crate::syscalls::{Args, exitless, table};
+use crate::wait;
+
+/// See the module documentation.
+pub(super) struct Handover {
+    task: Arc<Task>,
+    local: Mutex<TaskLocal>,
+}
+
+impl Handover {
+    pub(super) fn new(task: Arc<Task>, local: TaskLocal) -> Arc<Handover> {
+        let handover = Arc::new(Handover { task, local: Mutex::new(local) });
+        let answer: Weak<dyn Answer> = Arc::downgrade(&(handover.clone() as Arc<dyn Answer>));
+        handover.local.lock().machine.answer_with(answer, exitless::handles);
+        handover
+    }
+
+    /// What the task's own thread works with.
+    pub(super) fn lock(&self) -> MutexGuard<'_, TaskLocal> {
+        self.local.lock()
+    }
+}
+
+/// Runs guest code; dispatchers may use the task's private half meanwhile.
+pub(super) fn run_guest(local: &mut MutexGuard<'_, TaskLocal>) -> SysResult<Exit> {
+    let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
+    let (mut registers, space) = (local.registers, local.space.clone());
+    let exit = MutexGuard::unlocked(local, || machine.run(&mut registers, &space));
+    local.machine = machine;
+    local.registers = registers;
+    exit
+}
+
+impl Answer for Handover {
+    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered> {
+        let mut local = self.local.try_lock()?;
+        if !self.task.work().is_empty() || self.task.kernel().straces() {
+            // Its thread is on its way out, or every call is to be seen in order.
+            return self.task.work().is_empty().then(|| claim().map(|_| Answered::Refused)).flatten();
+        }
+        let request = claim()?;
+        let args = Args(request.args);
+        let Some(entry) = table::find(request.number).filter(|_| exitless::suits(request.number, &args))
+        else {
+            return Some(Answered::Refused);
+        };
+        let _current = current::enter(self.task.clone());
+        let local = &mut *local;
+        local.registers.rip = request.rip;
+        local.registers.rsp = request.rsp;
+        local.call = CurrentCall { number: request.number, args, deadline: None };
+        local.after = AfterCall::Result;
+        let declining = wait::declining();
+        let result = (entry.handler)(&mut SyscallContext { task: &self.task, local }, &args);
+        if declining.declined() && result.is_err() {
+            local.restart = None;
+            return Some(Answered::Refused);
+        }
+        self.task.kernel().counters().count(request.number);
+        let value = match result {
+            Ok(value) => value as u64,
+            Err(code) if code.is_restart() => {
+                local.interrupted = Some(code);
+                return Some(Answered::Leave(request.number));
+            }
+            Err(errno) => errno.to_rax(),
+        };
+        Some(if self.task.work().is_empty() { Answered::Done(value) } else { Answered::Leave(value) })
+    }
+}
+
+/// Stands for the machine context of a thread that is in the guest. Nobody runs it: a call that needs the context is not one that
+/// dispatchers make.
+struct InGuest;
+
+impl Kick for InGuest {
+    fn kick(&self) {}
+}
+
+impl GuestThread for InGuest {
+    fn run(&mut self, _: &mut Registers, _: &Arc<dyn Space>) -> SysResult<Exit> {
+        Err(crate::errno::Errno::EIO)
+    }
+
+    fn kicker(&self) -> Kicker {
+        Kicker::new(InGuest)
+    }
+
+    fn fpu(&mut self) -> SysResult<FpuState> {
+        Err(crate::errno::Errno::EIO)
+    }
+
+    fn set_fpu(&mut self, _: &FpuState) -> SysResult {
+        Err(crate::errno::Errno::EIO)
+    }
+
+    fn reset_fpu(&mut self) -> SysResult {
+        Err(crate::errno::Errno::EIO)
+    }
+}
