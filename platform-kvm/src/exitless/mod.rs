@@ -96,10 +96,16 @@ struct Counters {
     scarce: AtomicU64,
 }
 
+/// Where a slot is, and who answers its calls, if anybody.
+struct Bound {
+    memory: SlotMemory,
+    answer: Option<Weak<dyn Answer>>,
+}
+
 /// A vCPU's slot: where it is and who answers. Set by the thread that has the vCPU.
 #[derive(Default)]
 struct Slot {
-    bound: Mutex<Option<(SlotMemory, Option<Weak<dyn Answer>>)>>,
+    bound: Mutex<Option<Bound>>,
     /// The address in `bound`, to look at the state without the lock; 0 for none.
     address: AtomicU64,
 }
@@ -186,7 +192,7 @@ impl Dispatch {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
         memory.set_awake(false);
         let mut bound = slot.bound.lock();
-        *bound = Some((memory, answer));
+        *bound = Some(Bound { memory, answer });
         slot.address.store(memory.address() as u64, Ordering::Release);
     }
 
@@ -303,8 +309,8 @@ impl Dispatch {
     fn tell_awake(&self) {
         let awake = self.awake.load(Ordering::SeqCst) > 0;
         self.each_active(|slot, _| {
-            if let Some((memory, _)) = &*slot.bound.lock() {
-                memory.set_awake(awake);
+            if let Some(bound) = &*slot.bound.lock() {
+                bound.memory.set_awake(awake);
             }
         });
     }
@@ -362,7 +368,7 @@ impl Dispatch {
             return false;
         }
         let Some(bound) = slot.bound.try_lock() else { return false };
-        let Some((memory, answer)) = &*bound else { return false };
+        let Some(Bound { memory, answer }) = &*bound else { return false };
         let active = self.active.get(vcpu as usize / 64).map_or(0, |word| word.load(Ordering::SeqCst));
         if active >> (vcpu % 64) & 1 == 0 {
             return false;

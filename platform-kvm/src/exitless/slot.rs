@@ -78,12 +78,12 @@ impl SlotMemory {
 
     fn word(&self, offset: u64) -> &AtomicU64 {
         // SAFETY: aligned and inside the slot, which `new`'s caller vouches for.
-        unsafe { AtomicU64::from_ptr(self.0.add(offset as usize).cast()) }
+        unsafe { AtomicU64::from_ptr(self.0.wrapping_add(offset as usize).cast()) }
     }
 
     fn half(&self, offset: u64) -> &AtomicU32 {
         // SAFETY: as in `word`.
-        unsafe { AtomicU32::from_ptr(self.0.add(offset as usize).cast()) }
+        unsafe { AtomicU32::from_ptr(self.0.wrapping_add(offset as usize).cast()) }
     }
 
     pub(crate) fn get(&self, offset: u64) -> u64 {

@@ -205,3 +205,45 @@ pub fn suits(number: u64, args: &Args) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::table;
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_list_is_implemented() {
+        for number in CALLS {
+            assert!(table::find((*number).into()).is_some(), "{:?}", n::name((*number).into()));
+        }
+    }
+
+    #[test]
+    fn what_needs_the_callers_thread_exits() {
+        let own = [
+            n::clone,
+            n::fork,
+            n::vfork,
+            n::execve,
+            n::execveat,
+            n::exit,
+            n::exit_group,
+            n::rt_sigreturn,
+            n::arch_prctl,
+        ];
+        let sleeps =
+            [n::nanosleep, n::clock_nanosleep, n::pause, n::rt_sigsuspend, n::wait4, n::ppoll, n::pselect6];
+        for number in own.into_iter().chain(sleeps) {
+            assert!(!suits(number.into(), &Args([0; 6])), "{:?}", n::name(number.into()));
+        }
+        assert!(!handles(u64::MAX));
+    }
+
+    #[test]
+    fn arguments_decide_where_a_call_may_stop_half_way() {
+        let write = |len: u64| suits(n::write.into(), &Args([1, 0x1000, len, 0, 0, 0]));
+        assert!(write(4096) && !write(4097));
+        let mmap = |flags: u64| suits(n::mmap.into(), &Args([0, 4096, 3, flags, 0, 0]));
+        assert!(mmap(0x22) && !mmap(0x32));
+    }
+}

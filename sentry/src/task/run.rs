@@ -51,7 +51,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 let system = nanos(stay.saturating_sub(take_slept()));
                 let exit = run_guest(&mut local);
                 left_guest = Instant::now();
-                rseq::leave(&mut local, left_guest);
+                rseq::leave(&local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
                     Ok(exit) => handle_exit(task, &mut local, exit),
