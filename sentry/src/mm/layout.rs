@@ -69,6 +69,9 @@ pub struct Layout {
     pub brk_offset: u64,
 }
 
+/// Linux's `TASK_SIZE`, from which it derives where position-independent programs go.
+const TASK_SIZE: u64 = (1 << 47) - PAGE_SIZE;
+
 impl Layout {
     /// Linux's layout for a stack limit of `stack_limit` bytes; `randomize` is off for `ADDR_NO_RANDOMIZE`.
     pub fn new(entropy: &mut Entropy, stack_limit: u64, randomize: Randomize) -> Layout {
@@ -81,7 +84,7 @@ impl Layout {
         let reserve = reserve.saturating_add((STACK_RANDOM_PAGES + 1) * PAGE_SIZE);
         let gap = reserve.clamp(MIN_GAP, GVA_END / 6 * 5);
         let mmap_base = super::page_down(GVA_END - gap - pages(MMAP_RANDOM_PAGES));
-        let pie_base = super::page_down(GVA_END / 3 * 2) + pages(MMAP_RANDOM_PAGES);
+        let pie_base = super::page_down(TASK_SIZE / 3 * 2) + pages(MMAP_RANDOM_PAGES);
         let brk_offset = pages(BRK_RANDOM_BYTES / PAGE_SIZE - 1);
         Layout { stack_top, mmap_base, pie_base, brk_offset }
     }
@@ -103,7 +106,8 @@ mod tests {
     #[test]
     fn anchors_are_where_linux_has_them() {
         let still = Layout::new(&mut Entropy::seeded(1), 8 << 20, Randomize::No);
-        assert_eq!(still.stack_top, 0x7fff_ffff_f000);
+        // Linux has it 2 MiB higher: those belong to the platform.
+        assert_eq!(still.stack_top, 0x7fff_ffe0_0000);
         assert_eq!(still.pie_base, 0x5555_5555_4000);
         assert!(still.mmap_base < still.stack_top - MIN_GAP);
         let mut entropy = Entropy::from_host();
