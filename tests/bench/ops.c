@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -54,7 +55,32 @@ static void op_clock(long count) {
 
 static void op_pread(long count) {
     while (count--)
-        check(pread(file, block, 4096, 0), "pread");
+        check(pread(file, block, 64, 0), "pread");
+}
+
+static void op_pwrite(long count) {
+    while (count--)
+        check(pwrite(file, block, 4096, 0), "pwrite");
+}
+
+/* A file that comes with the root. */
+static void use_existing(void) {
+    strcpy(path, "/etc/passwd");
+}
+
+static void op_pipe(long count) {
+    char byte = 0;
+    while (count--) {
+        check(write(to_child[1], &byte, 1), "write");
+        check(read(to_child[0], &byte, 1), "read");
+    }
+}
+
+static void op_unix(long count) {
+    while (count--) {
+        check(write(to_child[1], block, 64), "write");
+        check(read(to_child[0], block, 64), "read");
+    }
 }
 
 static void op_open(long count) {
@@ -158,6 +184,14 @@ static void op_mmap(long count) {
     }
 }
 
+static void op_mmap_touch(long count) {
+    while (count--) {
+        char *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        *(volatile char *)memory = 1;
+        munmap(memory, 4096);
+    }
+}
+
 /* Transfers: one operation is a KiB. */
 static void op_seqread(long count) {
     for (long offset = 0; count > 0; count -= 64, offset = (offset + 65536) % (long)FILE_SIZE)
@@ -193,6 +227,8 @@ static const struct {
     {"getpid", op_getpid, 0},       {"clock_gettime", op_clock, 0}, {"pread", op_pread, 1 << 20},
     {"open+close", op_open, 4096},  {"stat", op_stat, 4096},        {"pipe-ping-pong", op_pingpong, 0},
     {"thread-switch", op_switch, 0}, {"fork+exit+wait", op_fork, 0}, {"fork+exec+wait", op_exec, 0},
+    {"open+close-root", op_open, 0}, {"stat-root", op_stat, 0}, {"pwrite", op_pwrite, 1 << 20},
+    {"pipe-write+read", op_pipe, 0}, {"unix-write+read", op_unix, 0}, {"mmap+touch+munmap", op_mmap_touch, 0},
     {"page-touch", op_touch, 0},    {"mmap+munmap", op_mmap, 0},    {"seq-read", op_seqread, FILE_SIZE},
     {"seq-write", op_seqwrite, FILE_SIZE}, {"rand-read", op_randread, FILE_SIZE}, {"rand-write", op_randwrite, FILE_SIZE},
 };
@@ -208,6 +244,12 @@ int main(int argc, char **argv) {
             continue;
         if (operations[i].file_size)
             prepare_file(operations[i].file_size);
+        if (strstr(argv[1], "-root"))
+            use_existing();
+        if (operations[i].run == op_pipe)
+            check(pipe(to_child), "pipe");
+        if (operations[i].run == op_unix)
+            check(socketpair(AF_UNIX, SOCK_STREAM, 0, to_child), "socketpair");
         pthread_t thread;
         if (operations[i].run == op_pingpong) {
             check(pipe(to_child) | pipe(to_parent), "pipe");
@@ -234,7 +276,7 @@ int main(int argc, char **argv) {
             count = more;
         }
         printf("%.1f\n", took / (double)count);
-        if (path[0])
+        if (path[0] && file)
             unlink(path);
         fflush(stdout);
         _exit(0);

@@ -173,8 +173,9 @@ unit() {
     esac
 }
 
-rows="start-to-exit idle-memory getpid clock_gettime pread open+close stat open+close-gofer stat-gofer pipe-ping-pong thread-switch
-    fork+exit+wait fork+exec+wait page-touch mmap+munmap seq-read-gofer seq-write-gofer rand-read-gofer rand-write-gofer
+rows="start-to-exit idle-memory getpid clock_gettime pread open+close-root stat-root open+close stat pwrite open+close-gofer stat-gofer
+    pipe-write+read unix-write+read pipe-ping-pong thread-switch
+    fork+exit+wait fork+exec+wait page-touch mmap+munmap mmap+touch+munmap seq-read-gofer seq-write-gofer rand-read-gofer rand-write-gofer
     seq-read-tmpfs seq-write-tmpfs rand-read-tmpfs rand-write-tmpfs python make"
 [ -n "$project" ] || rows=${rows/ make/}
 rows=$(printf '%s\n' $rows | grep -E -- "$pattern")

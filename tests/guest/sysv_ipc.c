@@ -368,7 +368,7 @@ static void messages(void) {
     struct msqid_ds status;
     msgctl(queue, IPC_STAT, &status);
     status.msg_qbytes = 10;
-    status.msg_perm.mode = 0400;
+    status.msg_perm.mode = 0600;
     TRY(msgctl(queue, IPC_SET, &status));
     show_queue();
     TRY(put(1, "0123456789", IPC_NOWAIT));

@@ -35,17 +35,42 @@ pub fn run(flags: &Flags) -> protobuf::Result<Vec<u8>> {
     answer.write_to_bytes()
 }
 
-/// True when a shim still listens at the bundle's address. Removes the socket when it does not.
+/// True when a shim still listens at the bundle's address. Removes the socket when it does not. That somebody accepts is not enough: a
+/// child that the shim was just starting when it died holds a copy of the socket until it, too, is gone.
 fn alive(bundle: &Path) -> bool {
     let Ok(address) = fs::read_to_string(bundle.join("address")) else { return false };
     let path = address.trim().trim_start_matches("unix://");
     match UnixStream::connect(path) {
-        Ok(_) => true,
+        Ok(stream) => {
+            let listener = rustix::net::sockopt::socket_peercred(&stream).map(|credentials| credentials.pid);
+            // A process that is on its way out has no program any more.
+            listener.is_ok_and(|pid| fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid())).is_ok())
+        }
         Err(e) => {
             if e.kind() == io::ErrorKind::ConnectionRefused {
                 let _ = fs::remove_file(path);
             }
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn who_listens_is_looked_at() -> std::io::Result<()> {
+        let bundle = env::temp_dir().join(format!("caisson-delete-{}", std::process::id()));
+        fs::create_dir_all(&bundle)?;
+        let path = bundle.join("sock");
+        fs::write(bundle.join("address"), format!("unix://{}", path.display()))?;
+        assert!(!alive(&bundle));
+        let listener = UnixListener::bind(&path)?;
+        assert!(alive(&bundle));
+        drop(listener);
+        assert!(!alive(&bundle) && !path.exists());
+        fs::remove_dir_all(&bundle)
     }
 }
