@@ -11,6 +11,7 @@
 pub mod birth;
 pub mod block;
 pub mod clone;
+pub mod context;
 pub mod credentials;
 pub mod current;
 pub mod exception;
@@ -44,6 +45,7 @@ use std::time::{Duration, Instant};
 use bitflags::bitflags;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+pub use context::{AfterCall, AltStack, CurrentCall, FaultRecord, RestartBlock, SyscallContext, TaskLocal};
 pub use credentials::{Capability, Credentials};
 pub use namespaces::Namespaces;
 pub use pid::{Pid, PidNamespace};
@@ -53,18 +55,17 @@ pub use rlimit::{Resource, Rlimit};
 pub use signal::{SigInfo, Signal, SignalSet};
 pub use thread_group::ThreadGroup;
 
-use crate::errno::{Errno, SysResult};
+use crate::errno::SysResult;
 use crate::fs::anonymous::{AnonymousInode, Pseudo, next_ino};
 use crate::kernel::Kernel;
 use crate::kernel::cgroup::PidCharge;
 use crate::kernel::users::UserCharge;
 use crate::mm::Mm;
-use crate::platform::{GuestThread, Kicker, Registers, Space};
-use crate::syscalls::Args;
+use crate::platform::Kicker;
 use crate::vfs::file::File;
 use crate::vfs::{FdTable, FsContext};
 use crate::wait::{WaitQueue, Waiter};
-use signal::{ExitStatus, PendingQueue, SignalCount};
+use signal::{PendingQueue, SignalCount};
 
 bitflags! {
     /// What a task has to look at before it goes on in the guest.
@@ -420,131 +421,6 @@ fn nowhere() -> Arc<FsContext> {
         FsContext::new(crate::vfs::internal::place(b"/", inode))
     });
     NOWHERE.clone()
-}
-
-/// What only the task's own thread touches, or a dispatcher to which the thread has handed it.
-pub struct TaskLocal {
-    /// The guest's registers while it is in the kernel.
-    pub registers: Registers,
-    /// The machine that runs it.
-    pub machine: Box<dyn GuestThread>,
-    /// The translations it runs in: those of its `mm`.
-    pub space: Arc<dyn Space>,
-    /// The system call in progress.
-    pub call: CurrentCall,
-    /// How `restart_syscall` goes on.
-    pub restart: Option<RestartBlock>,
-    /// What becomes of the registers when the handler returns.
-    pub after: AfterCall,
-    /// The restart code of a call that was interrupted and has not been settled yet.
-    pub interrupted: Option<Errno>,
-    /// The mask to go back to once a signal has been looked for (`sigsuspend`, `ppoll`, `pselect`, `epoll_pwait`).
-    pub saved_mask: Option<SignalSet>,
-    /// The alternate signal stack.
-    pub alt_stack: AltStack,
-    /// Cleared and woken at exit (`CLONE_CHILD_CLEARTID`, `set_tid_address`).
-    pub clear_child_tid: u64,
-    /// Restartable sequences.
-    pub rseq: rseq::RseqState,
-    /// What it gives back to semaphores at its end; shared with `CLONE_SYSVSEM`.
-    pub sem_undo: Option<Arc<crate::ipc::undo::UndoList>>,
-    /// The head of the robust futex list.
-    pub robust_list: u64,
-    /// Woken when the memory it borrowed from its parent is no longer used (`vfork`).
-    pub vfork_done: Option<Arc<vfork::VforkDone>>,
-    /// The exception behind the signal that is being delivered, for the frame.
-    pub fault: FaultRecord,
-}
-
-/// What a signal frame tells about the last exception (`trapno`, `err`, `cr2`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FaultRecord {
-    /// Vector.
-    pub vector: u64,
-    /// Error code.
-    pub error_code: u64,
-    /// Address of the last page fault.
-    pub address: u64,
-}
-
-/// The alternate signal stack (`sigaltstack(2)`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AltStack {
-    /// Lowest address.
-    pub base: u64,
-    /// Bytes; 0 means none.
-    pub size: u64,
-    /// `SS_AUTODISARM` or 0.
-    pub flags: u32,
-}
-
-/// A system call in progress.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CurrentCall {
-    /// Its number as the guest gave it.
-    pub number: u64,
-    /// Its arguments.
-    pub args: Args,
-    /// Set when the call is being restarted: the deadline it had the first time.
-    pub deadline: Option<Instant>,
-}
-
-/// A call that goes on with its first deadline after a stop or an ignored signal.
-#[derive(Clone, Copy, Debug)]
-pub struct RestartBlock {
-    /// The call.
-    pub call: CurrentCall,
-}
-
-/// What becomes of the registers after a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterCall {
-    /// The result goes into `rax`.
-    Result,
-    /// The handler has set all registers (`rt_sigreturn`, `execve`).
-    Keep,
-    /// The thread exits; with the whole process if asked.
-    Exit(ExitStatus),
-}
-
-/// What a system call handler works with.
-pub struct SyscallContext<'a> {
-    /// The calling task.
-    pub task: &'a Arc<Task>,
-    /// Its private half.
-    pub local: &'a mut TaskLocal,
-}
-
-impl SyscallContext<'_> {
-    /// The sandbox's kernel.
-    pub fn kernel(&self) -> &Arc<Kernel> {
-        self.task.kernel()
-    }
-
-    /// The deadline of a call with a relative timeout. A call that is being restarted keeps its first one.
-    pub fn deadline_after(&self, timeout: Option<Duration>) -> Option<Instant> {
-        let timeout = timeout?;
-        self.local.call.deadline.or_else(|| Instant::now().checked_add(timeout))
-    }
-
-    /// The error for an interrupted call with a relative timeout: it goes on with the same `deadline` unless a handler runs.
-    pub fn restart_with(&mut self, deadline: Option<Instant>) -> Errno {
-        match deadline {
-            None => Errno::ERESTARTNOHAND,
-            Some(_) => {
-                let call = CurrentCall { deadline, ..self.local.call };
-                self.local.restart = Some(RestartBlock { call });
-                Errno::ERESTART_RESTARTBLOCK
-            }
-        }
-    }
-
-    /// Blocks `mask` instead of the current mask until the call is over and a signal has been looked for (`ppoll`, `pselect6`,
-    /// `epoll_pwait`, `sigsuspend`).
-    pub fn set_temporary_mask(&mut self, mask: SignalSet) {
-        let old = self.task.replace_mask(mask.blockable());
-        self.local.saved_mask.get_or_insert(old);
-    }
 }
 
 impl Task {
