@@ -1,5 +1,6 @@
 /* POSIX message queues. */
 #include "check.h"
+#include <grp.h>
 #include <mqueue.h>
 #include <sys/resource.h>
 
@@ -83,6 +84,7 @@ static void names(void) {
     TRY(mq_send(0, "x", 1, 0));
     TRY(mq_receive(999, text, sizeof text, NULL));
     IN_CHILD("another user") {
+        setgroups(0, NULL);
         setgid(1000);
         setuid(1000);
         TRY(opened(mq_open(name, O_RDONLY)));
@@ -219,6 +221,7 @@ static void notices(void) {
 static void limits(void) {
     /* As another user, so that nothing else counts. */
     IN_CHILD("limit") {
+        setgroups(0, NULL);
         setgid(54321);
         setuid(54321);
         struct rlimit limit = {20000, 20000};

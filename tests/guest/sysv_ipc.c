@@ -1,5 +1,6 @@
 /* System V shared memory, semaphores and message queues. Identifiers are not printed: on the host others may have some. */
 #include "check.h"
+#include <grp.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -135,6 +136,7 @@ static void segments(void) {
     show_segment(id);
     TRY(gone(shmget(IPC_PRIVATE, 10, 0), &id));
     IN_CHILD("another user") {
+        setgroups(0, NULL);
         setgid(1000);
         setuid(1000);
         TRY_OK((long)shmat(id, NULL, SHM_RDONLY));
@@ -374,6 +376,7 @@ static void messages(void) {
     TRY(put(1, "0123456789", IPC_NOWAIT));
     TRY(put(1, "x", IPC_NOWAIT));
     IN_CHILD("another user") {
+        setgroups(0, NULL);
         setgid(1000);
         setuid(1000);
         TRY(put(1, "x", IPC_NOWAIT));

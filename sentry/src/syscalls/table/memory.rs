@@ -20,7 +20,7 @@ pub const CALLS: &[Entry] = &[
     call!(munlockall,        memory::munlockall,        [],                                 Full,    ""),
     call!(process_vm_readv,  memory::process_vm_readv,  [Pid Ptr UInt Ptr UInt Hex],        Full,    ""),
     call!(process_vm_writev, memory::process_vm_writev, [Pid Ptr UInt Ptr UInt Hex],        Full,    ""),
-    call!(membarrier,        memory::membarrier,        [Hex Hex Int],                      Partial, "private expedited commands, with and without sync-core"),
+    call!(membarrier,        memory::membarrier,        [Hex Hex Int],                      Partial, "private expedited commands"),
     call!(mlock2,            memory::mlock2,            [Ptr Size Hex],                     Full,    ""),
     call!(pkey_mprotect,     memory::pkey_mprotect,     [Ptr Size Prot Int],                Partial, "there are no protection keys; only key -1"),
     call!(pkey_alloc,        memory::pkey_alloc,        [Hex Hex],                          Partial, "there are no protection keys"),
