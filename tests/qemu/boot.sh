@@ -136,7 +136,7 @@ rm -rf "$work/base"
 
 arguments=(-accel tcg -cpu 'max,+svm,+npt' -smp "$cpus" -m "$memory" -display none -monitor none -no-reboot -nodefaults
     -kernel "$kernel" -initrd "$work/initramfs"
-    -append "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off kvm_amd.npt=$npt caisson.interactive=${interactive:-0}"
+    -append "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable kvm_amd.npt=$npt caisson.interactive=${interactive:-0}"
     -chardev stdio,id=console,signal=off -serial chardev:console -serial "file:$work/status")
 if [ -n "$interactive" ]; then
     # The terminal goes through as it is; the machine does the echoing.
