@@ -70,5 +70,10 @@ machine=(--memory 3072 --timeout 1800 --put "$IMAGE:/image.tar" --put "$top/depl
 for program in containerd-shim-caisson-v2 caisson-sentry caisson-gofer; do
     machine+=(--put "$release/$program:/usr/bin/$program")
 done
-[ -z "$terminal" ] || machine+=(--interactive)
+if [ -n "$terminal" ]; then
+    machine+=(--interactive)
+elif [ ! -t 0 ]; then
+    # A terminal's lines are left alone without -it: it would lose its interrupt key.
+    machine+=(--stdin)
+fi
 "$top/tests/qemu/boot.sh" "${machine[@]}" "$script"

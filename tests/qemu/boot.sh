@@ -3,11 +3,12 @@
 # runs a shell script in that machine as root, and exits with the script's status.
 #
 #   boot.sh [--npt 0|1] [--memory MIB] [--cpus N] [--timeout SECONDS] [--interactive]
-#           [--put PATH[:PATH-IN-THE-MACHINE]]... SCRIPT-FILE
+#           [--stdin] [--put PATH[:PATH-IN-THE-MACHINE]]... SCRIPT-FILE
 #
 # The machine has /dev/kvm from kvm_amd, with nested paging (--npt 1, the default) or with shadow page tables
 # (--npt 0). It is a busybox in a tmpfs, with what --put adds: files and directories; the shared libraries of dynamic
-# programs come along by themselves. There is no network and no disk.
+# programs come along by themselves. There is no network and no disk. With --stdin, what this script reads is the standard
+# input of the one in the machine, to its end; with --interactive the terminal is.
 # Processors are emulated by threads of their own, which QEMU 7.2 (Debian 12's) gets wrong at times: see `emulator`.
 # Exit: the script's status; 124 when the watchdog had to stop it; 125 when the machine died before the script ended;
 # 126 when it could not be built or started.
@@ -15,7 +16,7 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/../../deploy/debian.sh"
 
-npt=1 memory=2048 cpus=2 limit=600 interactive=
+npt=1 memory=2048 cpus=2 limit=600 interactive= input=
 puts=()
 while [ $# -gt 1 ]; do
     case $1 in
@@ -25,6 +26,7 @@ while [ $# -gt 1 ]; do
         --timeout) limit=$2; shift 2 ;;
         --put) puts+=("$2"); shift 2 ;;
         --interactive) interactive=1; shift ;;
+        --stdin) input=1; shift ;;
         *) echo "boot.sh: unknown argument $1" >&2; exit 126 ;;
     esac
 done
@@ -123,7 +125,7 @@ chmod 755 "$work/base/init" "$work/base/payload/bin/qemu-job" "$work/base/payloa
 echo 'root:x:0:0:root:/root:/bin/sh' >"$work/base/payload/etc/passwd"
 echo 'root:x:0:' >"$work/base/payload/etc/group"
 add_module kvm-amd || exit 126
-for optional in overlay; do add_module "$optional" || exit 126; done
+for optional in overlay ${input:+virtio_pci virtio_console}; do add_module "$optional" || exit 126; done
 for item in ${puts[@]+"${puts[@]}"}; do
     case $item in
         *:*) put "${item%%:*}" "${item#*:}" || exit 126 ;;
@@ -137,15 +139,24 @@ rm -rf "$work/base"
 arguments=(-accel tcg -cpu 'max,+svm,+npt' -smp "$cpus" -m "$memory" -display none -monitor none -no-reboot -nodefaults
     -kernel "$kernel" -initrd "$work/initramfs"
     -append "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off tsc=reliable kvm_amd.npt=$npt caisson.interactive=${interactive:-0}"
-    -chardev stdio,id=console,signal=off -serial chardev:console -serial "file:$work/status")
+    -serial chardev:console -serial "file:$work/status")
 if [ -n "$interactive" ]; then
     # The terminal goes through as it is; the machine does the echoing.
+    arguments+=(-chardev stdio,id=console,signal=off)
     saved=$(stty -g 2>/dev/null)
     timeout --foreground -k 5 "$limit" "$qemu" "${arguments[@]}"
     status=$?
     [ -z "$saved" ] || stty "$saved"
 else
-    timeout -k 5 "$limit" "$qemu" "${arguments[@]}" </dev/null > >(sed -u 's/\r//g') &
+    arguments+=(-chardev file,id=console,path=/dev/stdout)
+    # A serial line has no end of input; this port has.
+    if [ -n "$input" ]; then
+        exec 3<&0
+        arguments+=(-chardev stdio,id=input,signal=off -device virtio-serial-pci -device virtserialport,chardev=input)
+    else
+        exec 3</dev/null
+    fi
+    timeout -k 5 "$limit" "$qemu" "${arguments[@]}" <&3 > >(sed -u 's/\r//g') &
     qemu_pid=$!
     wait "$qemu_pid"
     status=$?

@@ -30,4 +30,4 @@ done < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$work/build.json")
     [ $# -eq 0 ] || printf ' %q' "$@"
     printf ' || failed=1\ndone\nexit $failed\n'
 } >"$work/script"
-"$here/boot.sh" --npt "$npt" --timeout "${CAISSON_QEMU_TIMEOUT:-900}" "${puts[@]}" "$work/script"
+"$here/boot.sh" --npt "$npt" --timeout "${CAISSON_QEMU_TIMEOUT:-360}" "${puts[@]}" "$work/script"

@@ -17,7 +17,7 @@ log=$(mktemp "${TMPDIR:-/tmp}/caisson-sandbox.XXXXXX")
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT TERM HUP
 
-machine=(--npt "$npt" --memory 3072 --timeout "${CAISSON_QEMU_TIMEOUT:-600}" --put "$image:/image.tar"
+machine=(--npt "$npt" --memory 3072 --timeout "${CAISSON_QEMU_TIMEOUT:-360}" --put "$image:/image.tar"
     --put "$top/deploy/run-container.sh:/bin/run-container.sh" --put /usr/bin/containerd --put /usr/bin/ctr)
 programs=(containerd-shim-caisson-v2 caisson caisson-sentry caisson-gofer)
 for program in "${programs[@]}"; do

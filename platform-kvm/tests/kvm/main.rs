@@ -77,7 +77,7 @@ fn main() {
         return;
     }
     if let Err(error) = caisson_platform_kvm::open_kvm() {
-        println!("platform-kvm: SKIPPED: {error}");
+        println!("platform-kvm: SKIPPED all tests: {error}");
         println!("platform-kvm: 0 passed, 0 failed, {} skipped", TESTS.len());
         return;
     }
