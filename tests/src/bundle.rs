@@ -52,8 +52,14 @@ impl<'bed> Bundle<'bed> {
 
     /// `create`, whose container keeps this command's output open: so it goes to a file.
     pub fn create(&self) -> Command {
+        self.create_with(&[])
+    }
+
+    /// The same with global switches of the command line.
+    pub fn create_with(&self, switches: &[&str]) -> Command {
         let shell = "exec >\"$0\" 2>&1 </dev/null; exec \"$@\"";
-        let words = self.bed.cli().args(["create", "--bundle"]).arg(&self.dir).arg(&self.id).words();
+        let words =
+            self.bed.cli().args(switches).args(["create", "--bundle"]).arg(&self.dir).arg(&self.id).words();
         Command::new("sh").args(["-c", shell]).arg(self.output_path()).args(words)
     }
 

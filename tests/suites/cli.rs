@@ -33,6 +33,9 @@ fn main() -> ExitCode {
             ps_and_list,
             pause_and_resume,
             events_stats,
+            debug_counts_system_calls,
+            every_call_can_be_made_to_exit,
+            an_idle_container_uses_no_processor_time,
             terminal_by_console_socket,
             spec_writes_a_configuration,
             features_and_version,
@@ -242,6 +245,74 @@ fn events_stats(bed: &Bed) -> Outcome {
     assert_eq!(stats["type"], "stats");
     assert!(stats["data"]["memory"]["usage"]["usage"].as_u64().is_some_and(|bytes| bytes > 0), "{stats}");
     assert!(stats["data"]["cpu"]["usage"]["total"].as_u64().is_some_and(|time| time > 0), "{stats}");
+    Ok(())
+}
+
+/// The figure with this name in what `debug` prints.
+fn counted(text: &str, name: &str) -> u64 {
+    let line =
+        text.lines().find(|line| line.trim_start().split_once(' ').is_some_and(|(_, rest)| rest == name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Writes 20,000 bytes, one by one, and sleeps.
+const BUSY_THEN_IDLE: &str = "dd if=/dev/zero of=/dev/null bs=1 count=20000 2>/dev/null; exec sleep 1000";
+
+/// What `debug` prints of such a container once it sleeps.
+fn busy_then_idle(bed: &Bed, switches: &[&str]) -> String {
+    let bundle = busybox(bed, BUSY_THEN_IDLE);
+    bundle.write().create_with(switches).ok();
+    bundle.cli(&["start"]).ok();
+    let mut text = String::new();
+    let asleep = eventually(Duration::from_secs(20), || {
+        text = bundle.cli(&["debug"]).ok();
+        text.contains(" sleep sleeping ")
+    });
+    assert!(asleep, "{text}");
+    assert!(counted(&text, "write") >= 20_000, "{text}");
+    bundle.cli(&["delete", "--force"]).ok();
+    text
+}
+
+fn debug_counts_system_calls(bed: &Bed) -> Outcome {
+    bed.need_caisson()?;
+    let text = busy_then_idle(bed, &[]);
+    let (answered, exits) =
+        (counted(&text, "calls answered without an exit"), counted(&text, "calls made by an exit"));
+    // How many of them depends on how many processors are free; together they are all.
+    assert!(answered + exits >= 40_000, "{text}");
+    Ok(())
+}
+
+fn every_call_can_be_made_to_exit(bed: &Bed) -> Outcome {
+    bed.need_caisson()?;
+    let text = busy_then_idle(bed, &["--exitless", "off"]);
+    assert_eq!(counted(&text, "calls answered without an exit"), 0, "{text}");
+    assert!(counted(&text, "calls made by an exit") >= 40_000, "{text}");
+    Ok(())
+}
+
+/// Clock ticks (of 10 ms) that a process has used.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |nth: usize| fields.get(nth).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    field(11) + field(12)
+}
+
+fn an_idle_container_uses_no_processor_time(bed: &Bed) -> Outcome {
+    bed.need_caisson()?;
+    let bundle = started(busybox(bed, BUSY_THEN_IDLE));
+    let asleep =
+        eventually(Duration::from_secs(20), || bundle.cli(&["debug"]).ok().contains(" sleep sleeping "));
+    assert!(asleep, "{}", bundle.cli(&["debug"]).ok());
+    let pid = bundle.state().and_then(|state| state["pid"].as_u64()).and_then(|pid| u32::try_from(pid).ok());
+    let pid = pid.unwrap_or_default();
+    let before = ticks(pid);
+    assert!(before > 0, "no process {pid}");
+    std::thread::sleep(Duration::from_secs(10));
+    let used = ticks(pid) - before;
+    assert!(used <= 1, "{used} ticks in ten idle seconds");
     Ok(())
 }
 

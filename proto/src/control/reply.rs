@@ -226,6 +226,20 @@ pub struct DebugReply {
     /// One line per task.
     #[prost(string, repeated, tag = "2")]
     pub tasks: Vec<String>,
+    /// What the platform counts.
+    #[prost(message, repeated, tag = "3")]
+    pub counters: Vec<Counter>,
+}
+
+/// Something that is counted.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Counter {
+    /// What.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// How often since the start.
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
 }
 
 /// How often a system call was made.

@@ -248,7 +248,9 @@ impl Server {
         };
         let syscalls = if debug.syscalls { self.kernel.counters().report() } else { Vec::new() };
         let tasks = if debug.tasks { self.task_lines() } else { Vec::new() };
-        proto::DebugReply { syscalls: syscalls.into_iter().map(count).collect(), tasks }
+        let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
+        let counters = self.kernel.platform().counters().into_iter().map(counter).collect();
+        proto::DebugReply { syscalls: syscalls.into_iter().map(count).collect(), tasks, counters }
     }
 
     fn task_lines(&self) -> Vec<String> {

@@ -96,6 +96,21 @@ impl Platform for KvmPlatform {
         let mode = self.machine.mode();
         format!("kvm, ring 0 {:?}, paging {:?}", mode.ring0, mode.paging).to_lowercase()
     }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let calls = self.machine.dispatch_counters();
+        let (tables, vcpus) = self.machine.resources();
+        vec![
+            ("calls answered without an exit", calls.answered),
+            ("calls made by an exit", calls.exits),
+            ("calls refused by a dispatcher", calls.refused),
+            ("calls that no dispatcher claimed", calls.withdrawn),
+            ("times a dispatcher was woken", calls.wakes),
+            ("times processors were scarce", calls.scarce),
+            ("vCPUs created", vcpus.into()),
+            ("page-table pages in use", tables.into()),
+        ]
+    }
 }
 
 struct KvmSpace {

@@ -54,6 +54,10 @@ pub trait Platform: Send + Sync {
     fn xcr0(&self) -> u64;
     /// One line for logs and `caisson debug`: which platform, which host mode.
     fn describe(&self) -> String;
+    /// What happened so far, each with its name.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// Translations of one address space. Addresses and lengths are page-aligned and below [`GVA_END`].

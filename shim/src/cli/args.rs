@@ -117,6 +117,8 @@ pub(super) enum Command {
         #[arg(long, default_value = "5s")]
         interval: String,
     },
+    /// Print what a container's kernel counts and how its tasks are.
+    Debug { id: String },
     /// Write a configuration to begin with.
     Spec {
         /// Directory to write config.json into.

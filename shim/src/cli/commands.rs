@@ -46,6 +46,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Pause { id } => simple(&place(id)?, &Ask::Pause),
         Command::Resume { id } => simple(&place(id)?, &Ask::Resume),
         Command::Events { id, stats, interval } => events(&place(id)?, *stats, interval),
+        Command::Debug { id } => match ask(&place(id)?, &Ask::Debug, &[])? {
+            Say::Text(text) => print(&text),
+            _ => Ok(1),
+        },
         Command::Spec { bundle } => write_spec(bundle),
         Command::Do { command } => do_command(arguments, command),
         Command::Features => print(&serde_json::to_string_pretty(&spec_file::features())?),

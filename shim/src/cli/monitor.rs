@@ -135,6 +135,7 @@ impl Monitor {
                 let (figures, _) = sandbox.figures(id).await?;
                 Ok(Say::Text(show::stats(id, &figures)))
             }
+            Ask::Debug => Ok(Say::Text(show::debug(&sandbox.debug().await?))),
             Ask::Pause => sandbox.pause(id).await.map(|()| Say::Done),
             Ask::Resume => sandbox.resume(id).await.map(|()| Say::Done),
             Ask::Resize { exec, rows, columns } => {

@@ -1,6 +1,6 @@
 //! What commands print.
 
-use caisson_proto::control::ProcessInfo;
+use caisson_proto::control::{DebugReply, ProcessInfo};
 use serde_json::{Value, json};
 
 use crate::cgroup::Figures;
@@ -53,6 +53,20 @@ pub(super) fn process_table(list: &Value) -> String {
         out.push_str(&line);
     }
     out
+}
+
+/// Counters, then system calls from the most frequent down, then tasks.
+pub(super) fn debug(reply: &DebugReply) -> String {
+    let mut syscalls = reply.syscalls.clone();
+    syscalls.sort_by_key(|call| std::cmp::Reverse(call.calls));
+    let mut lines: Vec<String> =
+        reply.counters.iter().map(|c| format!("{:>12} {}", c.value, c.name)).collect();
+    lines.extend(syscalls.iter().map(|call| {
+        let note = if call.implemented { "" } else { " (not implemented)" };
+        format!("{:>12} {}{note}", call.calls, call.name)
+    }));
+    lines.extend(reply.tasks.iter().map(|task| format!("task {task}")));
+    lines.join("\n")
 }
 
 /// A line of `events`.

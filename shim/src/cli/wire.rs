@@ -35,6 +35,8 @@ pub(super) enum Ask {
     Ps,
     /// Its figures.
     Stats,
+    /// Its kernel's counters and tasks.
+    Debug,
     /// Stop it.
     Pause,
     /// Let it run.
