@@ -114,6 +114,7 @@ impl Task {
             kicker: parts.kicker,
             work: AtomicU32::new(0),
             cpu: AtomicU32::new(cpu),
+            has_place: AtomicBool::new(false),
             disturbed: AtomicBool::new(false),
             exiting: AtomicBool::new(false),
             credentials: RwLock::new(parts.credentials),

@@ -92,6 +92,8 @@ pub struct Task {
     work: AtomicU32,
     /// See [`processors`].
     cpu: AtomicU32,
+    /// It has had a place: see [`processors::Processors`].
+    has_place: AtomicBool,
     /// It has to look after its restartable sequence before it goes on in the guest.
     disturbed: AtomicBool,
     exiting: AtomicBool,

@@ -23,7 +23,7 @@
 //! Not there yet: threads of different address spaces over shared memory may run under one number at the same time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, FairMutex, Mutex};
@@ -116,6 +116,15 @@ impl Task {
         self.cpu.load(Ordering::Relaxed)
     }
 
+    /// It is about to sleep, and needs no place meanwhile.
+    pub(super) fn rest(&self) {
+        if self.has_place.load(Ordering::Relaxed)
+            && let Some(processors) = self.mm.read().shared_processors()
+        {
+            processors.rest(self.cpu());
+        }
+    }
+
     pub(super) fn set_cpu(&self, cpu: u32) {
         self.cpu.store(cpu, Ordering::Relaxed);
     }
@@ -145,6 +154,8 @@ pub struct Processors {
     epoch: Instant,
     /// Held by the first in the queue.
     queue: FairMutex<()>,
+    /// How many are in the queue.
+    queued: AtomicUsize,
     /// Where the first in the queue sleeps.
     news: (Mutex<()>, Condvar),
 }
@@ -191,6 +202,7 @@ impl Processors {
             slots: (0..cpus.max(1)).map(|_| Slot::default()).collect(),
             epoch: Instant::now(),
             queue: FairMutex::new(()),
+            queued: AtomicUsize::new(0),
             news: (Mutex::new(()), Condvar::new()),
         })
     }
@@ -200,7 +212,9 @@ impl Processors {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX)
+        // Not near 0, which is long ago.
+        let age = at.saturating_duration_since(self.epoch).saturating_add(Duration::from_secs(1));
+        u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn slot(&self, cpu: u32) -> Option<&Slot> {
@@ -240,13 +254,34 @@ impl Processors {
         }
     }
 
+    /// The thread with this place goes to sleep: whoever wants it can have it.
+    pub fn rest(&self, cpu: u32) {
+        let Some(slot) = self.slot(cpu) else { return };
+        // Should it belong to another by now, that one just has no grace.
+        slot.left.store(0, Ordering::Relaxed);
+        if self.queued.load(Ordering::Acquire) > 0 {
+            drop(self.news.0.lock());
+            self.news.1.notify_one();
+        }
+    }
+
     /// Enters the guest under some number out of `mask`, waiting for one if need be. Ends in any case: whoever has a place can be
     /// got out of the guest.
     pub fn acquire(&self, who: &Tenant, mask: &CpuMask) -> u32 {
-        if let Some(cpu) = self.take(who, mask, |_| false) {
+        let now = self.now();
+        if let Some(cpu) = self.take(who, mask, |slot| slot.is_idle(now)) {
             return cpu;
         }
-        let _first = self.queue.lock();
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        let first = self.queue.lock();
+        let cpu = self.wait_for_place(who, mask);
+        drop(first);
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+        cpu
+    }
+
+    /// What the first in the queue does.
+    fn wait_for_place(&self, who: &Tenant, mask: &CpuMask) -> u32 {
         loop {
             let now = self.now();
             if let Some(cpu) = self.take(who, mask, |slot| slot.is_idle(now)) {

@@ -50,6 +50,31 @@ fn a_place_is_kept_until_somebody_else_needs_it() {
 }
 
 #[test]
+fn who_sleeps_is_not_waited_for() {
+    let places = Processors::new(1);
+    let (first, kicked) = tenant();
+    let (second, _) = tenant();
+    assert_eq!(places.acquire(&first, &CpuMask::All), 0);
+    let waiting = {
+        let places = places.clone();
+        std::thread::spawn(move || places.acquire(&second, &CpuMask::All))
+    };
+    while !kicked.0.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+    places.leave(&first, 0, Instant::now());
+    assert_eq!(waiting.join().unwrap(), 0);
+    // Nobody waits now; who comes later finds the sleeper's place at once.
+    let places = Processors::new(1);
+    let (second, _) = tenant();
+    assert_eq!(places.acquire(&first, &CpuMask::All), 0);
+    places.leave(&first, 0, Instant::now());
+    places.rest(0);
+    let now = places.now();
+    assert_eq!(places.take(&second, &CpuMask::All, |slot| slot.is_idle(now)), Some(0));
+}
+
+#[test]
 fn affinity_decides_where() {
     let places = Processors::new(4);
     let (first, _) = tenant();

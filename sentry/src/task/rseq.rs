@@ -148,7 +148,10 @@ impl RseqState {
         };
         let cpu = kept.unwrap_or_else(|| processors.acquire(&tenant, &task.attributes().affinity));
         self.place = Some((tenant, cpu));
-        task.set_cpu(cpu);
+        if kept.is_none() {
+            task.set_cpu(cpu);
+            task.has_place.store(true, Ordering::Relaxed);
+        }
         kept.is_none()
     }
 }

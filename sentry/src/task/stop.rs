@@ -103,6 +103,7 @@ impl Task {
     /// Sleeps as [`Waiter::wait`](crate::wait::Waiter::wait) does. A pause of the container does not end the sleep, it only
     /// wakes the caller once it is over, to look again; the deadline stays what it is.
     pub(crate) fn sleep(self: &Arc<Self>, deadline: Option<Instant>) -> WaitOutcome {
+        self.rest();
         match self.waiter().wait(deadline) {
             WaitOutcome::Interrupted if self.stand_if_only_frozen() => WaitOutcome::Notified,
             outcome => outcome,
