@@ -3,11 +3,12 @@
 //! - *Ring 0*: enters ring 3 through `sysretq` and lets it execute `syscall`. Hosts that emulate ring 0 do not manage both.
 //! - *Paging*: lets the guest read a page, points the entry at another page, loads CR3 and lets it read again. Nested paging
 //!   shows the new page; shadow paging still shows the old one. Where CR3 cannot be loaded natively there is no nested paging.
+//! - *Exits*: how long one takes, by which dispatchers measure their patience.
 
 use crate::arena::{Alignment, FrameRange};
 use crate::error::{Error, ProbeError};
 use crate::host_mode::{HostMode, Paging, Ring0};
-use crate::machine::Machine;
+use crate::machine::{Machine, rdtsc};
 use crate::registers::{Exit, Registers};
 use crate::space::{AddressSpace, Perms, index};
 use crate::tables::{ADDRESS, Table};
@@ -21,6 +22,8 @@ const DATA: u64 = 0x40_1000;
 const PROGRAM: [u8; 4] = [0x8b, 0x07, 0x0f, 0x05];
 const OLD: u32 = 0x0ca1_5500;
 const NEW: u32 = 0x0ca1_5501;
+/// Exits that are timed, of which the quickest counts.
+const EXITS: u32 = 4;
 
 pub(crate) fn probe(machine: &Arc<Machine>) -> Result<HostMode, Error> {
     let arena = machine.arena();
@@ -49,6 +52,13 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
     if first != OLD {
         return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
     }
+    let mut exit_ticks = u64::MAX;
+    for _ in 0..EXITS {
+        let before = rdtsc();
+        read(machine, &mut vcpu, &space, mode)?;
+        exit_ticks = exit_ticks.min(rdtsc().wrapping_sub(before));
+    }
+    machine.dispatch().set_exit_cost(exit_ticks);
     point_elsewhere(machine, &space, gpa(2).0);
     vcpu.forget_space();
     // The nested way of loading CR3 is the one that must flush.

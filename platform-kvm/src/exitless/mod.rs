@@ -35,6 +35,11 @@ use slot::SlotMemory;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+// The times below are for a host on which a system call by exit costs about this many microseconds, or fewer. Where it costs more (a host that is
+// emulated itself) they are longer in proportion: a dispatcher that is awake for less than an exit takes never meets the call it was woken for.
+const EXIT: u64 = 25;
+/// At most so many times longer.
+const SLOWEST: u64 = 20;
 /// Microseconds without a call after which a dispatcher sleeps.
 const SILENCE: u64 = 50;
 /// A dispatcher that finds this many microseconds missing was not running.
@@ -134,6 +139,8 @@ pub(crate) struct Dispatch {
     /// The pause that comes next, in microseconds.
     pause: AtomicU64,
     ticks_per_microsecond: AtomicU64,
+    /// How many times longer the times are on this host.
+    slowness: AtomicU64,
     counters: Counters,
 }
 
@@ -164,6 +171,7 @@ impl Dispatch {
             not_before: AtomicU64::new(0),
             pause: AtomicU64::new(FIRST_PAUSE),
             ticks_per_microsecond: AtomicU64::new(2000),
+            slowness: AtomicU64::new(1),
             counters: Counters::default(),
         }
     }
@@ -172,6 +180,12 @@ impl Dispatch {
         if khz > 1000 {
             self.ticks_per_microsecond.store(u64::from(khz) / 1000, Ordering::Relaxed);
         }
+    }
+
+    /// What a system call by exit costs on this host.
+    pub(crate) fn set_exit_cost(&self, ticks: u64) {
+        let usual = EXIT * self.ticks_per_microsecond.load(Ordering::Relaxed);
+        self.slowness.store((ticks / usual.max(1)).clamp(1, SLOWEST), Ordering::Relaxed);
     }
 
     pub(crate) fn counters(&self) -> DispatchCounters {
@@ -241,7 +255,8 @@ impl Dispatch {
     }
 
     fn ticks(&self, microseconds: u64) -> u64 {
-        microseconds * self.ticks_per_microsecond.load(Ordering::Relaxed)
+        let slowness = self.slowness.load(Ordering::Relaxed);
+        microseconds * slowness * self.ticks_per_microsecond.load(Ordering::Relaxed)
     }
 
     fn running(&self) -> u32 {

@@ -141,16 +141,22 @@ pub fn calls_are_answered_without_exit() {
     let lab = Lab::new();
     let (mut thread, counting) = counting_thread(&lab, 0);
     let count = scaled(200_000, 2000);
-    let begun = Instant::now();
+    // Other processes may have the processors just now: then all calls exit, and that is right.
+    let deadline = Instant::now() + Duration::from_secs(30);
     served(&lab.machine, || {
-        let (exits, _) = run_all(&lab, &mut thread, &counting, count);
-        let each = begun.elapsed().as_nanos() as u64 / count;
-        println!(
-            "       {exits} of {count} calls by exit, {each} ns each, {:?}",
-            lab.machine.dispatch_counters()
-        );
-        if spare_processor() {
-            assert!(exits < count, "nothing was answered without an exit");
+        loop {
+            *counting.next.lock() = 0;
+            let begun = Instant::now();
+            let (exits, _) = run_all(&lab, &mut thread, &counting, count);
+            let each = begun.elapsed().as_nanos() as u64 / count;
+            println!(
+                "       {exits} of {count} calls by exit, {each} ns each, {:?}",
+                lab.machine.dispatch_counters()
+            );
+            if exits < count || !spare_processor() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nothing was answered without an exit");
         }
     });
 }
