@@ -153,6 +153,11 @@ impl ByteRing {
         self.head = if self.len == 0 { 0 } else { self.head.wrapping_add(count) & self.mask() };
     }
 
+    /// Forgets the newest `count` bytes.
+    pub fn retract(&mut self, count: usize) {
+        self.len = self.len.saturating_sub(count);
+    }
+
     /// Forgets everything and gives memory beyond the smallest size back.
     pub fn clear(&mut self) {
         self.head = 0;

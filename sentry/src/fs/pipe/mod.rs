@@ -4,8 +4,8 @@
 //! the pipe from its creation to its drop. A FIFO's pipe hangs off its inode while anybody has it open
 //! ([`open_fifo`]).
 //!
-//! Linux keeps pages in slots; here is one ring of bytes with the same promises: writes of at most `PIPE_BUF` bytes are
-//! atomic, "writable" means that `PIPE_BUF` bytes fit, packets (`O_DIRECT`) take a slot of one page each.
+//! Linux keeps pages in slots; here is one ring of bytes, and the slots' lengths beside it: what a write fills, when the pipe is
+//! full, where a packet (`O_DIRECT`) ends and how much a reader or writer without memory loses is counted in slots.
 //!
 //! Lock order: a pipe's state is a leaf except for guest memory (faults while copying) and, in [`splice`], the file
 //! that pipe data is written to. Two pipes are locked in order of their addresses.
@@ -88,7 +88,7 @@ impl Pipe {
             return Ok(0);
         }
         let mut state = self.state.lock();
-        if state.ring.is_empty() && !state.has_empty_packet() {
+        if state.ring.is_empty() {
             return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
         }
         let was_writable = state.writable();
@@ -109,7 +109,7 @@ impl Pipe {
         if state.readers == 0 {
             return Err(Errno::EPIPE);
         }
-        let written = if packets { state.put_packets(src) } else { state.put(src) }?;
+        let written = state.put(src, packets)?;
         drop(state);
         self.queue.notify(PollEvents::READABLE);
         Ok(written)
@@ -195,7 +195,7 @@ impl FileOps for PipeEnd {
         let state = self.pipe.state.lock();
         let mut events = PollEvents::empty();
         if self.access.contains(Access::READ) {
-            if !state.ring.is_empty() || state.has_empty_packet() {
+            if !state.ring.is_empty() {
                 events |= PollEvents::READABLE;
             }
             if state.writers == 0 && state.writers_joined != self.writers_seen {

@@ -90,7 +90,7 @@ impl Pipe {
         }
         let mut state = self.state.lock();
         state.ring.push(data);
-        state.note_stream(data.len());
+        state.note_moved(data.len());
         drop(state);
         self.queue.notify(PollEvents::READABLE);
         Ok(data.len())
@@ -152,7 +152,7 @@ fn transfer(from: &Arc<Pipe>, to: &Arc<Pipe>, len: usize, source: Source) -> Sys
     let tail = second.get(..count.saturating_sub(head.len())).unwrap_or_default();
     to_state.ring.push(head);
     to_state.ring.push(tail);
-    to_state.note_stream(count);
+    to_state.note_moved(count);
     drop(to_state);
     match source {
         Source::Keeps => drop(from_state),

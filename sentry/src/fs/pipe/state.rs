@@ -24,15 +24,17 @@ pub(super) fn round_capacity(size: u64) -> SysResult<usize> {
     size.max(PIPE_BUF).checked_next_power_of_two().ok_or(Errno::EINVAL)
 }
 
-/// A run of data in the ring. Only kept while the pipe holds packets.
-struct Run {
+/// A page of Linux's pipe: data that is read as a whole or, where the reader's memory ends, not at all.
+struct Slot {
     len: usize,
+    /// Where the data ends in the page: a short write goes behind it. What has been read still takes its place.
+    end: usize,
     packet: bool,
 }
 
 pub(super) struct State {
     pub ring: ByteRing,
-    runs: VecDeque<Run>,
+    slots: VecDeque<Slot>,
     pub capacity: usize,
     pub readers: u32,
     pub writers: u32,
@@ -46,7 +48,7 @@ impl State {
     pub fn new() -> State {
         State {
             ring: ByteRing::new(),
-            runs: VecDeque::new(),
+            slots: VecDeque::new(),
             capacity: DEFAULT_CAPACITY,
             readers: 0,
             writers: 0,
@@ -55,131 +57,130 @@ impl State {
         }
     }
 
+    /// Bytes that fit into free slots.
     pub fn room(&self) -> usize {
-        self.capacity.saturating_sub(self.ring.len())
+        self.free_slots().saturating_mul(PIPE_BUF)
     }
 
     /// Slots of one page in use.
     pub fn used_slots(&self) -> usize {
-        if self.runs.is_empty() {
-            return self.ring.len().div_ceil(PIPE_BUF);
-        }
-        self.runs.iter().map(|run| run.len.div_ceil(PIPE_BUF).max(1)).sum()
+        self.slots.len()
     }
 
     /// Whether a write of `PIPE_BUF` bytes would not block.
     pub fn writable(&self) -> bool {
-        self.room() >= PIPE_BUF && (self.runs.is_empty() || self.free_slots() > 0)
+        self.free_slots() > 0
     }
 
     fn free_slots(&self) -> usize {
-        (self.capacity / PIPE_BUF).saturating_sub(self.used_slots())
-    }
-
-    /// A packet of no bytes at the front (its source faulted): readable as a read of 0 bytes.
-    pub fn has_empty_packet(&self) -> bool {
-        self.runs.front().is_some_and(|run| run.len == 0)
+        (self.capacity / PIPE_BUF).saturating_sub(self.slots.len())
     }
 
     pub fn forget(&mut self) {
         self.ring.clear();
-        self.runs.clear();
+        self.slots.clear();
     }
 
-    /// A stream write: atomic up to `PIPE_BUF` bytes, as much as fits beyond. `EAGAIN` if nothing may go in.
-    pub fn put(&mut self, src: &mut dyn IoSrc) -> SysResult<usize> {
-        let room = self.room();
+    /// A write: the bytes beyond whole pages go behind a short write before them if they fit there, the rest into slots of their
+    /// own, as many as are free. `EAGAIN` if nothing may go in, `EFAULT` if the source ends before a slot is complete.
+    pub fn put(&mut self, src: &mut dyn IoSrc, packets: bool) -> SysResult<usize> {
         let wanted = src.remaining();
-        if room == 0 || (wanted <= PIPE_BUF && room < wanted) {
+        let tail = wanted % PIPE_BUF;
+        let merged = match self.slots.back() {
+            Some(last) if !last.packet && last.end.saturating_add(tail) <= PIPE_BUF => tail,
+            _ => 0,
+        };
+        let limit = wanted.min(merged.saturating_add(self.room()));
+        if limit == 0 {
             return Err(Errno::EAGAIN);
         }
-        let put = self.ring.fill(src, room)?;
-        self.note_stream(put);
-        Ok(put)
+        let filled = self.ring.fill(src, limit)?;
+        let complete = if filled == limit {
+            limit
+        } else if filled < merged {
+            0
+        } else {
+            let in_pages = filled.saturating_sub(merged);
+            merged.saturating_add(in_pages.saturating_sub(in_pages % PIPE_BUF))
+        };
+        self.ring.retract(filled.saturating_sub(complete));
+        if complete == 0 {
+            return Err(Errno::EFAULT);
+        }
+        if let Some(last) = self.slots.back_mut().filter(|_| merged > 0) {
+            last.len = last.len.saturating_add(merged);
+            last.end = last.end.saturating_add(merged);
+        }
+        self.add_slots(complete.saturating_sub(merged), |len| Slot { len, end: len, packet: packets });
+        Ok(complete)
     }
 
-    /// Accounts for `count` stream bytes just appended to the ring.
-    pub fn note_stream(&mut self, count: usize) {
-        match self.runs.back_mut() {
-            None => {}
-            Some(last) if !last.packet => last.len = last.len.saturating_add(count),
-            Some(_) => self.runs.push_back(Run { len: count, packet: false }),
+    /// Accounts for `count` bytes just appended to the ring, to which no write is joined.
+    pub fn note_moved(&mut self, count: usize) {
+        self.add_slots(count, |len| Slot { len, end: PIPE_BUF, packet: false });
+    }
+
+    fn add_slots(&mut self, count: usize, slot: impl Fn(usize) -> Slot) {
+        let mut left = count;
+        while left > 0 {
+            let len = left.min(PIPE_BUF);
+            self.slots.push_back(slot(len));
+            left = left.saturating_sub(len);
         }
     }
 
-    /// A write in packet mode: every page of it is a packet of its own.
-    pub fn put_packets(&mut self, src: &mut dyn IoSrc) -> SysResult<usize> {
-        let mut done: usize = 0;
-        while src.remaining() > 0 {
-            let len = src.remaining().min(PIPE_BUF);
-            if self.room() < len || self.free_slots() == 0 {
-                return if done == 0 { Err(Errno::EAGAIN) } else { Ok(done) };
-            }
-            if self.runs.is_empty() && !self.ring.is_empty() {
-                self.runs.push_back(Run { len: self.ring.len(), packet: false });
-            }
-            match self.ring.fill(src, len) {
-                Ok(put) => {
-                    self.runs.push_back(Run { len: put, packet: true });
-                    done = done.saturating_add(put);
-                    if put < len {
-                        break;
-                    }
-                }
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(done)
-    }
-
-    /// A read: stream data up to the next packet, or one packet whose rest is lost.
+    /// A read: data up to the end of the next packet, whose rest is lost. `EFAULT` if the destination ends before a slot does.
     pub fn take(&mut self, dst: &mut dyn IoDst) -> SysResult<usize> {
-        let mut done: usize = 0;
-        loop {
-            let Some(front) = self.runs.front_mut() else {
-                return match self.ring.drain(dst, usize::MAX) {
-                    Ok(count) => Ok(done.saturating_add(count)),
-                    Err(_) if done > 0 => Ok(done),
-                    Err(error) => Err(error),
-                };
-            };
-            if front.packet && done > 0 {
-                return Ok(done);
+        let mut reach: usize = 0;
+        for slot in &self.slots {
+            reach = reach.saturating_add(slot.len);
+            if slot.packet {
+                break;
             }
-            let count = match self.ring.drain(dst, front.len) {
-                Ok(count) => count,
-                Err(_) if done > 0 => return Ok(done),
-                Err(error) => return Err(error),
-            };
-            done = done.saturating_add(count);
-            let rest = front.len.saturating_sub(count);
-            if front.packet {
-                self.ring.discard(rest);
-                self.runs.pop_front();
-                return Ok(done);
-            }
-            front.len = rest;
-            if rest > 0 {
-                return Ok(done);
-            }
-            self.runs.pop_front();
         }
+        let asked = reach.min(dst.remaining());
+        let copied = self.ring.peek(dst, 0, asked)?;
+        if copied == asked {
+            return Ok(self.remove(copied));
+        }
+        let mut complete: usize = 0;
+        for slot in &self.slots {
+            match complete.checked_add(slot.len).filter(|end| *end <= copied) {
+                Some(end) => complete = end,
+                None => break,
+            }
+        }
+        if complete == 0 { Err(Errno::EFAULT) } else { Ok(self.remove(complete)) }
+    }
+
+    /// Removes `count` bytes that have been read, and with them the rest of a packet.
+    fn remove(&mut self, count: usize) -> usize {
+        let mut left = count;
+        while left > 0 {
+            let Some(front) = self.slots.front_mut() else { break };
+            let step = left.min(front.len);
+            left = left.saturating_sub(step);
+            let lost = if front.packet { front.len } else { step };
+            self.ring.discard(lost);
+            front.len = front.len.saturating_sub(lost);
+            if front.len == 0 {
+                self.slots.pop_front();
+            }
+        }
+        count
     }
 
     /// Removes `count` bytes that a splice moved away; packets lose their boundaries then, as in Linux.
     pub fn consume(&mut self, count: usize) {
         self.ring.discard(count);
         let mut left = count;
-        while let Some(front) = self.runs.front_mut() {
-            if left == 0 && front.len > 0 {
-                break;
-            }
-            let from_run = left.min(front.len);
-            front.len = front.len.saturating_sub(from_run);
-            left = left.saturating_sub(from_run);
+        while left > 0 {
+            let Some(front) = self.slots.front_mut() else { break };
+            let step = left.min(front.len);
+            front.len = front.len.saturating_sub(step);
+            left = left.saturating_sub(step);
             if front.len == 0 {
-                self.runs.pop_front();
+                self.slots.pop_front();
             }
         }
     }
