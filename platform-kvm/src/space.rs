@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::tables::*;
 use crate::vcpu::Target;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,10 +67,19 @@ pub struct AddressSpace {
     pub(crate) tree: Mutex<()>,
     /// Counts revocations; a vCPU that saw another value flushes its TLB before it enters ring 3 (nested paging).
     pub(crate) tlb_generation: AtomicU64,
-    /// Pages of slots that vCPUs have used here (emulated ring 0), by their number.
-    slot_pages: Mutex<BTreeMap<u32, Table>>,
+    /// Pages of slots (emulated ring 0).
+    slots: Mutex<SlotPages>,
     /// Gates of the threads that ran here last. A thread is in the list before it enters the guest.
     pub(crate) runners: Mutex<Vec<Arc<Gate>>>,
+}
+
+/// The pages of slots of an address space.
+#[derive(Debug, Default)]
+struct SlotPages {
+    /// By their number.
+    pages: BTreeMap<u32, Table>,
+    /// vCPUs that were given a slot here.
+    users: BTreeSet<u32>,
 }
 
 /// A mapping request that has been checked.
@@ -91,7 +100,7 @@ impl AddressSpace {
             root,
             tree: Mutex::new(()),
             tlb_generation: AtomicU64::new(0),
-            slot_pages: Mutex::default(),
+            slots: Mutex::default(),
             runners: Mutex::new(Vec::new()),
         };
         // The slots that the first vCPUs need, so that running out of tables is an error here and not of `run`.
@@ -253,14 +262,15 @@ impl AddressSpace {
         let tables = self.machine.tables();
         let offset = u64::from(vcpu % STUBS_PER_PAGE) * LEN;
         let number = vcpu / STUBS_PER_PAGE;
-        let mut pages = self.slot_pages.lock();
-        if let Some(page) = pages.get(&number) {
+        let mut slots = self.slots.lock();
+        slots.users.insert(vcpu);
+        if let Some(page) = slots.pages.get(&number) {
             return Ok(tables.slot(*page, offset));
         }
         let page = self.machine.alloc_table()?;
         let mapped = self.map_slots(number, page);
         // Also when it is not mapped: it goes with the space.
-        pages.insert(number, page);
+        slots.pages.insert(number, page);
         mapped.map(|()| tables.slot(page, offset))
     }
 
@@ -357,7 +367,9 @@ impl Drop for AddressSpace {
     /// another root before ring 3.
     fn drop(&mut self) {
         let mut tables = self.all_tables();
-        tables.extend(self.slot_pages.get_mut().values());
+        let slots = self.slots.get_mut();
+        slots.users.iter().for_each(|vcpu| self.machine.dispatch().unbind(*vcpu, self.id));
+        tables.extend(slots.pages.values());
         let shadow = self.machine.mode().paging == Paging::Shadow;
         self.machine.tables().free(&tables, Some(self.root), shadow);
         self.machine.flush_quarantine_if_full();

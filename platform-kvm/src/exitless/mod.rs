@@ -13,6 +13,8 @@
 //!
 //! # Who may do what
 //! - A dispatcher works on a slot under the slot's lock, and only while the vCPU's bit in `active` says that it is in the guest.
+//! - A slot's memory is written by dispatchers under the slot's lock only, and an address space that goes away takes its slots out of
+//!   there before its pages become anything else.
 //! - The vCPU's thread sets the bit before and clears it after KVM_RUN. When it comes back *inside the stub* it takes the slot's
 //!   lock before it looks at the state, so a claimed call has ended by then. It does so after its gate says that it has left the guest:
 //!   a dispatcher that revokes memory on its behalf waits for just that.
@@ -104,6 +106,8 @@ struct Counters {
 /// Where a slot is, and who answers its calls, if anybody.
 struct Bound {
     memory: SlotMemory,
+    /// The address space that the memory belongs to and goes with.
+    space: u64,
     answer: Option<Weak<dyn Answer>>,
 }
 
@@ -201,13 +205,24 @@ impl Dispatch {
         }
     }
 
-    /// The vCPU's calls go through `memory` to `answer` from now on. The vCPU is not in the guest.
-    pub(crate) fn bind(&self, vcpu: u32, memory: SlotMemory, answer: Option<Weak<dyn Answer>>) {
+    /// The vCPU's calls go through `memory`, which is good until [`Dispatch::unbind`], to `answer` from now on. The vCPU is not in the
+    /// guest.
+    pub(crate) fn bind(&self, vcpu: u32, memory: SlotMemory, space: u64, answer: Option<Weak<dyn Answer>>) {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
         memory.set_awake(false);
         let mut bound = slot.bound.lock();
-        *bound = Some(Bound { memory, answer });
+        *bound = Some(Bound { memory, space, answer });
         slot.address.store(memory.address() as u64, Ordering::Release);
+    }
+
+    /// The memory of the vCPU's slot in this space is about to become something else. No dispatcher touches it afterwards.
+    pub(crate) fn unbind(&self, vcpu: u32, space: u64) {
+        let Some(slot) = self.slots.get(vcpu as usize) else { return };
+        let mut bound = slot.bound.lock();
+        if bound.as_ref().is_some_and(|bound| bound.space == space) {
+            *bound = None;
+            slot.address.store(0, Ordering::Release);
+        }
     }
 
     /// The vCPU is about to enter the guest.
@@ -383,7 +398,7 @@ impl Dispatch {
             return false;
         }
         let Some(bound) = slot.bound.try_lock() else { return false };
-        let Some(Bound { memory, answer }) = &*bound else { return false };
+        let Some(Bound { memory, answer, .. }) = &*bound else { return false };
         let active = self.active.get(vcpu as usize / 64).map_or(0, |word| word.load(Ordering::SeqCst));
         if active >> (vcpu % 64) & 1 == 0 {
             return false;

@@ -35,7 +35,7 @@ impl Vcpu {
             Ring0::Native => control.slot(self.index).ok_or(Error::Invalid("no such vCPU"))?,
             Ring0::Emulated => space.slot(self.index)?,
         };
-        dispatch.bind(self.index, memory, answer());
+        dispatch.bind(self.index, memory, space.id(), answer());
         self.slot = Some(memory);
         self.bound_to = (thread, space.id());
         Ok(memory)

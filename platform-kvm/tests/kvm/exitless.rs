@@ -140,7 +140,7 @@ fn spare_processor() -> bool {
 pub fn calls_are_answered_without_exit() {
     let lab = Lab::new();
     let (mut thread, counting) = counting_thread(&lab, 0);
-    let count = scaled(200_000, 2000);
+    let count = scaled(50_000, 2000);
     // Other processes may have the processors just now: then all calls exit, and that is right.
     let deadline = Instant::now() + Duration::from_secs(30);
     served(&lab.machine, || {
@@ -184,7 +184,7 @@ pub fn kicks_of_a_guest_whose_calls_are_answered() {
     let lab = Lab::new();
     let (mut thread, counting) = counting_thread(&lab, 0);
     let kicker = thread.kicker();
-    let count = scaled(300_000, 2000);
+    let count = scaled(100_000, 2000);
     let done = AtomicBool::new(false);
     served(&lab.machine, || {
         std::thread::scope(|scope| {
