@@ -131,8 +131,34 @@ static void vforked(void) {
     printf("memory was shared: %d\n", shared_value);
 }
 
+/* What a child has used is its parent's to see, once. */
+static void usage(void) {
+    struct rusage of_child, before, after, mine;
+    getrusage(RUSAGE_CHILDREN, &before);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char *memory = mmap(NULL, 32 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        madvise(memory, 32 << 20, MADV_NOHUGEPAGE);
+        memset(memory, 1, 32 << 20);
+        munmap(memory, 32 << 20);
+        for (int n = 0; n < 5; n++)
+            nap(1);
+        _exit(0);
+    }
+    TRY_OK(wait4(pid, NULL, 0, &of_child));
+    getrusage(RUSAGE_CHILDREN, &after);
+    getrusage(RUSAGE_SELF, &mine);
+    printf("child: %s of memory, faults %s, switches %s\n", of_child.ru_maxrss >= 32 << 10 ? "32 MiB" : "less",
+           of_child.ru_minflt > 0 ? "some" : "none", of_child.ru_nvcsw >= 5 ? "5 or more" : "fewer");
+    printf("children: %s of memory, faults %s, switches %s\n", after.ru_maxrss >= 32 << 10 ? "32 MiB" : "less",
+           after.ru_minflt > before.ru_minflt ? "more" : "as before", after.ru_nvcsw > before.ru_nvcsw ? "more" : "as before");
+    printf("mine: %s of memory, faults %s\n", mine.ru_maxrss < 32 << 10 && mine.ru_maxrss > 0 ? "some" : "strange",
+           mine.ru_minflt > 0 ? "some" : "none");
+}
+
 int main(void) {
     statuses();
+    usage();
     errors();
     not_yet();
     stops();

@@ -14,7 +14,68 @@ static void on_timer(int signal, siginfo_t *info, void *context) {
     overrun_ok = timer_getoverrun(timer) >= 0;
 }
 
+static volatile int fired;
+static void on_cpu(int signal) { (void)signal; fired++; }
+
+/* Uses this much of the thread's own time. */
+static void work(long milliseconds) {
+    struct timespec now, begun;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);
+    do
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    while ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 < milliseconds);
+}
+
+static void *worker(void *unused) {
+    work(150);
+    return unused;
+}
+
+/* A timer on a thread's CPU time does not run while another thread works; one on the process's does. */
+static void cpu_timers(void) {
+    signal(SIGUSR1, on_cpu);
+    signal(SIGUSR2, on_cpu);
+    timer_t own, all;
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+    TRY(timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &own));
+    event.sigev_signo = SIGUSR2;
+    TRY(timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &all));
+    struct itimerspec soon = {.it_value = {0, 60000000}}, left;
+    TRY(timer_settime(own, 0, &soon, NULL));
+    pthread_t thread;
+    pthread_create(&thread, NULL, worker, NULL);
+    pthread_join(thread, NULL);
+    printf("fired %d for another thread's work\n", fired);
+    TRY(timer_gettime(own, &left));
+    printf("left %s\n", left.it_value.tv_nsec > 20000000 ? "most" : "little");
+    work(100);
+    for (int n = 0; n < 1000 && !fired; n++)
+        work(1);
+    printf("fired %d for its own\n", fired);
+    fired = 0;
+    TRY(timer_settime(all, 0, &soon, NULL));
+    pthread_create(&thread, NULL, worker, NULL);
+    pthread_join(thread, NULL);
+    for (int n = 0; n < 1000 && !fired; n++)
+        work(1);
+    printf("fired %d for everybody's\n", fired);
+    clockid_t clock;
+    pthread_create(&thread, NULL, worker, NULL);
+    TRY(pthread_getcpuclockid(thread, &clock));
+    event.sigev_signo = SIGUSR1;
+    TRY(timer_create(clock, &event, &own));
+    fired = 0;
+    TRY(timer_settime(own, 0, &soon, NULL));
+    pthread_join(thread, NULL);
+    for (int n = 0; n < 100 && !fired; n++)
+        nap(1);
+    printf("fired %d for the other's\n", fired);
+    /* No such thread: ~tid << 3, with the bits of a thread's CPU time. */
+    TRY(timer_create((clockid_t)(~0x3ffffffu << 3 | 6), &event, &own));
+}
+
 int main(void) {
+    cpu_timers();
     signal(SIGALRM, on_alarm);
     TRY(alarm(100));
     printf("left of the alarm: %s\n", alarm(0) >= 99 ? "99 or 100" : "less");

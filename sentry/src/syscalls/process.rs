@@ -280,14 +280,7 @@ fn write_usage(mm: &Mm, addr: u64, report: &Report) -> SysResult {
     if addr == 0 {
         return Ok(());
     }
-    let (user, system) = report.nanos;
-    let mut usage = [0u64; 18];
-    let times =
-        [user / 1_000_000_000, user / 1000 % 1_000_000, system / 1_000_000_000, system / 1000 % 1_000_000];
-    for (slot, value) in usage.iter_mut().zip(times) {
-        *slot = value;
-    }
-    mm.copy_out(addr, &usage)
+    mm.copy_out(addr, &report.usage.to_raw())
 }
 
 /// `waitid(2)`

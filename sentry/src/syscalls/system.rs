@@ -1,7 +1,6 @@
 //! The machine and its limits: names, memory, resource limits and usage, randomness.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use linux_raw_sys::general as linux;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -180,54 +179,16 @@ pub fn prlimit64(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     Ok(0)
 }
 
-/// `struct rusage`; the fields Linux does not maintain stay 0 here, too.
-#[derive(Clone, Copy, Default, IntoBytes, Immutable)]
-#[repr(C)]
-pub struct Rusage {
-    user: [i64; 2],
-    system: [i64; 2],
-    max_rss_kib: i64,
-    rest: [i64; 13],
-}
-
-impl Rusage {
-    /// From CPU times in nanoseconds and a resident set in KiB.
-    pub fn new(user_nanos: u64, system_nanos: u64, max_rss_kib: u64) -> Rusage {
-        let timeval = |nanos: u64| {
-            let time = Duration::from_nanos(nanos);
-            [i64::try_from(time.as_secs()).unwrap_or(i64::MAX), i64::from(time.subsec_micros())]
-        };
-        Rusage {
-            user: timeval(user_nanos),
-            system: timeval(system_nanos),
-            max_rss_kib: i64::try_from(max_rss_kib).unwrap_or(i64::MAX),
-            rest: [0; 13],
-        }
-    }
-}
-
 /// `getrusage`
 pub fn getrusage(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    use std::sync::atomic::Ordering::Relaxed;
     let group = ctx.task.thread_group();
-    let peak = ctx.task.mm().usage().peak_rss / 1024;
     let usage = match args.int(0) {
-        who if who == linux::RUSAGE_SELF as i32 => {
-            let (user, system) = group.cpu_nanos();
-            Rusage::new(user, system, peak)
-        }
-        who if who == linux::RUSAGE_CHILDREN => {
-            let times = group.times();
-            let (user, system) = (times.children_user.load(Relaxed), times.children_system.load(Relaxed));
-            Rusage::new(user, system, times.children_max_rss.load(Relaxed))
-        }
-        who if who == linux::RUSAGE_THREAD as i32 => {
-            let (user, system) = ctx.task.cpu_nanos();
-            Rusage::new(user, system, peak)
-        }
+        who if who == linux::RUSAGE_SELF as i32 => group.usage(),
+        linux::RUSAGE_CHILDREN => group.children_usage(),
+        who if who == linux::RUSAGE_THREAD as i32 => ctx.task.usage(),
         _ => return Err(Errno::EINVAL),
     };
-    ctx.task.mm().copy_out(args.raw(1), &usage)?;
+    ctx.task.mm().copy_out(args.raw(1), &usage.to_raw())?;
     Ok(0)
 }
 

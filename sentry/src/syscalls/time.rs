@@ -1,5 +1,6 @@
 //! Clocks, sleeping and timers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as linux;
@@ -7,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::Args;
 use crate::errno::{Errno, SysResult};
-use crate::task::{Signal, SyscallContext};
+use crate::task::{Signal, SyscallContext, Task};
 use crate::time::Timespec;
 use crate::time::clock_id::{Clock, after};
 use crate::time::process_timers::{Notify, Setting};
@@ -257,7 +258,8 @@ pub fn timer_create(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usiz
     };
     let group = ctx.task.thread_group();
     let notify = event.map(|event| decode_event(ctx, &event)).transpose()?;
-    let id = group.timers().create(group, clock, |id| {
+    let thread = thread_of(ctx, clock)?;
+    let id = group.timers().create(group, clock, thread.as_ref(), |id| {
         notify.unwrap_or(Notify::Process(Signal::ALRM, u64::from(id.cast_unsigned())))
     })?;
     if let Err(fault) = ctx.task.mm().copy_out(args.raw(2), &id) {
@@ -265,6 +267,21 @@ pub fn timer_create(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usiz
         return Err(fault);
     }
     Ok(0)
+}
+
+/// The thread whose CPU time a clock shows, if it is a thread's. `EINVAL` for the CPU time of another process, whose timers would
+/// be nobody's.
+fn thread_of(ctx: &SyscallContext<'_>, clock: Clock) -> SysResult<Option<Arc<Task>>> {
+    let group = ctx.task.thread_group();
+    match clock {
+        Clock::ThreadCpu(0) => Ok(Some(ctx.task.clone())),
+        Clock::ThreadCpu(tid) => {
+            let mine = group.members().into_iter().find(|task| task.tid() == tid);
+            mine.map(Some).ok_or(Errno::EINVAL)
+        }
+        Clock::ProcessCpu(pid) if pid != 0 && pid != group.pid().own() => Err(Errno::EINVAL),
+        _ => Ok(None),
+    }
 }
 
 fn decode_event(ctx: &SyscallContext<'_>, event: &SigEvent) -> SysResult<Notify> {

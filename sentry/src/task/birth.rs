@@ -128,6 +128,7 @@ impl Task {
             comm: Mutex::new(parts.comm),
             attributes: Mutex::new(parts.attributes),
             user_nanos: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
             system_nanos: AtomicU64::new(0),
             started: Instant::now(),
         }))

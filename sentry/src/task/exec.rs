@@ -17,6 +17,9 @@ pub fn replace(ctx: &mut SyscallContext<'_>, image: LoadedImage) -> SysResult {
     become_only_thread(ctx.task)?;
     let (task, group) = (ctx.task, ctx.task.thread_group());
     robust::leave_memory(task, ctx.local);
+    if ctx.local.vfork_done.is_none() {
+        group.note_memory(&task.mm());
+    }
     release_memory(task, ctx.local);
     ctx.local.space = image.mm.space().clone();
     let old = task.replace_mm(image.mm);

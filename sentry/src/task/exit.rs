@@ -51,6 +51,10 @@ pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, status: ExitS
     leave_stop(task, &group);
     hand_over_signals(task, &group);
     super::futex::robust::leave_memory(task, local);
+    // Borrowed memory is its owner's affair.
+    if last && local.vfork_done.is_none() {
+        group.note_memory(&task.mm());
+    }
     release_memory(task, local);
     drop(local.sem_undo.take());
     task.release_resources();
@@ -144,6 +148,7 @@ fn leave_process(
     let (user, system) = task.cpu_nanos();
     group.times().dead_user.fetch_add(user, Ordering::Relaxed);
     group.times().dead_system.fetch_add(system, Ordering::Relaxed);
+    group.times().dead_switches.fetch_add(task.switches(), Ordering::Relaxed);
     group.cgroup().add_time(user, system);
     let last = {
         let mut relations = group.relations();

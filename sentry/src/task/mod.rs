@@ -36,6 +36,7 @@ pub mod subreaper;
 #[cfg(test)]
 mod tests;
 pub mod thread_group;
+pub mod usage;
 pub mod vfork;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -110,6 +111,7 @@ pub struct Task {
     comm: Mutex<Comm>,
     attributes: Mutex<Attributes>,
     user_nanos: AtomicU64,
+    switches: AtomicU64,
     system_nanos: AtomicU64,
     started: Instant,
 }

@@ -4,13 +4,13 @@
 //! [`ThreadGroup::children_changed`].
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as linux;
 
 use super::exit::release;
 use super::signal::{ExitStatus, Signal};
 use super::thread_group::{ParentEvent, ThreadGroup};
+use super::usage::Usage;
 use super::{ProcessGroup, SyscallContext, Task, block};
 use crate::errno::{Errno, SysResult};
 use crate::kernel::TaskTree;
@@ -85,8 +85,8 @@ pub struct Report {
     pub uid: u32,
     /// What happened.
     pub change: Change,
-    /// Its user and system time with that of its reaped children, in nanoseconds.
-    pub nanos: (u64, u64),
+    /// What it and its reaped children have used.
+    pub usage: Usage,
 }
 
 impl Report {
@@ -180,19 +180,12 @@ fn report(
     change: Change,
     options: &WaitOptions,
 ) -> Report {
-    let (user, system) = child.cpu_nanos();
-    let times = child.times();
-    let user = user.wrapping_add(times.children_user.load(Ordering::Relaxed));
-    let system = system.wrapping_add(times.children_system.load(Ordering::Relaxed));
+    let usage = child.usage().with(child.children_usage());
     let pid = task.pid_namespace().map_or(0, |namespace| child.pid().number_in(&namespace));
     let uid = child.leader().map_or(0, |leader| leader.credentials().uid);
     if matches!(change, Change::Ended(_)) && !options.no_wait {
-        let parent = task.thread_group().times();
-        parent.children_user.fetch_add(user, Ordering::Relaxed);
-        parent.children_system.fetch_add(system, Ordering::Relaxed);
-        let rss = times.children_max_rss.load(Ordering::Relaxed);
-        parent.children_max_rss.fetch_max(rss, Ordering::Relaxed);
+        task.thread_group().inherit_usage(usage);
         release(tree, child);
     }
-    Report { pid, uid, change, nanos: (user, system) }
+    Report { pid, uid, change, usage }
 }

@@ -104,6 +104,7 @@ impl Task {
     /// wakes the caller once it is over, to look again; the deadline stays what it is.
     pub(crate) fn sleep(self: &Arc<Self>, deadline: Option<Instant>) -> WaitOutcome {
         self.rest();
+        self.count_switch();
         match self.waiter().wait(deadline) {
             WaitOutcome::Interrupted if self.stand_if_only_frozen() => WaitOutcome::Notified,
             outcome => outcome,

@@ -112,7 +112,7 @@ pub struct GroupSignals {
     pub continued_untold: bool,
 }
 
-/// CPU time of a process. Nanoseconds.
+/// What is kept of what a process has used, beyond its live threads and its memory: see [`super::usage`]. Times in nanoseconds.
 #[derive(Default)]
 pub struct GroupTimes {
     /// User time of threads that have exited.
@@ -125,6 +125,16 @@ pub struct GroupTimes {
     pub children_system: AtomicU64,
     /// Largest resident set of any descendant, in KiB.
     pub children_max_rss: AtomicU64,
+    /// Minor faults of waited-for children.
+    pub children_minor_faults: AtomicU64,
+    /// Voluntary switches of waited-for children.
+    pub children_switches: AtomicU64,
+    /// Largest resident set of its former address spaces, in KiB.
+    pub max_rss: AtomicU64,
+    /// Minor faults in its former address spaces.
+    pub minor_faults: AtomicU64,
+    /// Voluntary switches of threads that have exited.
+    pub dead_switches: AtomicU64,
 }
 
 impl ThreadGroup {

@@ -67,6 +67,8 @@ pub struct ProcessTimer {
     measure: Measure,
     notify: Notify,
     group: Weak<ThreadGroup>,
+    /// The thread whose time it measures; `None` for the whole process.
+    thread: Option<Weak<Task>>,
     state: Mutex<State>,
     this: Weak<ProcessTimer>,
 }
@@ -96,14 +98,16 @@ impl ProcessTimer {
         notify: Notify,
         group: &Arc<ThreadGroup>,
         measure: Measure,
+        thread: Option<&Arc<Task>>,
     ) -> Arc<ProcessTimer> {
-        let group = Arc::downgrade(group);
+        let (group, thread) = (Arc::downgrade(group), thread.map(Arc::downgrade));
         Arc::new_cyclic(|this| ProcessTimer {
             id,
             clock,
             measure,
             notify,
             group,
+            thread: thread.clone(),
             state: Mutex::default(),
             this: this.clone(),
         })
@@ -111,11 +115,18 @@ impl ProcessTimer {
 
     /// Its clock's time, for absolute settings.
     pub fn clock_now(&self, ctx: &SyscallContext<'_>) -> SysResult<Timespec> {
-        self.clock.now(ctx)
+        match self.measure {
+            Measure::Host => self.clock.now(ctx),
+            _ => Ok(Timespec::from_nanos(i64::try_from(self.cpu_nanos()).unwrap_or(i64::MAX))),
+        }
     }
 
     fn cpu_nanos(&self) -> u64 {
-        let (user, system) = self.group.upgrade().map_or((0, 0), |group| group.cpu_nanos());
+        let (user, system) = match &self.thread {
+            // The time of a thread that has ended stands still where nobody waits for it.
+            Some(thread) => thread.upgrade().map_or((0, 0), |task| task.cpu_nanos()),
+            None => self.group.upgrade().map_or((0, 0), |group| group.cpu_nanos()),
+        };
         if self.measure == Measure::User { user } else { user.wrapping_add(system) }
     }
 
@@ -165,7 +176,10 @@ impl ProcessTimer {
 
     /// How soon the process could have used its CPU time up to `at`, all its threads running.
     fn shortest_wait(&self, at: u64) -> Duration {
-        let threads = self.group.upgrade().map_or(1, |group| group.thread_count().max(1));
+        let threads = match self.thread {
+            Some(_) => 1,
+            None => self.group.upgrade().map_or(1, |group| group.thread_count().max(1)),
+        };
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parallel = u64::try_from(threads.min(cpus)).unwrap_or(1);
         let left = at.saturating_sub(self.cpu_nanos());
@@ -284,21 +298,22 @@ impl ProcessTimers {
         let mut table = self.table.lock();
         let slot = table.intervals.get_mut(which as usize).ok_or(Errno::EINVAL)?;
         let timer = slot.get_or_insert_with(|| {
-            ProcessTimer::new(0, Clock::Monotonic, Notify::Interval(signal), group, measure)
+            ProcessTimer::new(0, Clock::Monotonic, Notify::Interval(signal), group, measure, None)
         });
         Ok(timer.clone())
     }
 
-    /// Creates a POSIX timer; `notify` gets its number. `EAGAIN` when there are too many, `EINVAL` for a clock without timers.
+    /// Creates a POSIX timer, on the CPU time of `thread` if there is one; `notify` gets its number. `EAGAIN` when there are too many, `EINVAL` for a clock without timers.
     pub fn create(
         &self,
         group: &Arc<ThreadGroup>,
         clock: Clock,
+        thread: Option<&Arc<Task>>,
         notify: impl FnOnce(i32) -> Notify,
     ) -> SysResult<i32> {
         let measure = match clock {
             Clock::Realtime | Clock::Monotonic | Clock::Boottime | Clock::Tai => Measure::Host,
-            Clock::ProcessCpu(0) | Clock::ThreadCpu(0) => Measure::Cpu,
+            Clock::ProcessCpu(_) | Clock::ThreadCpu(_) => Measure::Cpu,
             _ => return Err(Errno::EINVAL),
         };
         let mut table = self.table.lock();
@@ -310,7 +325,7 @@ impl ProcessTimers {
             id = id.checked_add(1).unwrap_or(0);
         }
         table.next_id = id.checked_add(1).unwrap_or(0);
-        table.posix.insert(id, ProcessTimer::new(id, clock, notify(id), group, measure));
+        table.posix.insert(id, ProcessTimer::new(id, clock, notify(id), group, measure, thread));
         Ok(id)
     }
 
@@ -322,7 +337,7 @@ impl ProcessTimers {
             if soft == INFINITY && table.cpu_limit.is_none() {
                 return;
             }
-            let make = || ProcessTimer::new(0, Clock::Monotonic, Notify::CpuLimit, group, Measure::Cpu);
+            let make = || ProcessTimer::new(0, Clock::Monotonic, Notify::CpuLimit, group, Measure::Cpu, None);
             table.cpu_limit.get_or_insert_with(make).clone()
         };
         let used = Duration::from_nanos(timer.cpu_nanos());

@@ -228,7 +228,7 @@ fn rights(text: &mut String, task: &Task) {
         text,
         "CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\nNoNewPrivs:\t{}\n\
          Seccomp:\t0\nSeccomp_filters:\t0\nSpeculation_Store_Bypass:\tvulnerable\nCpus_allowed:\t{mask}\n\
-         Cpus_allowed_list:\t{list}\nMems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t0\n\
+         Cpus_allowed_list:\t{list}\nMems_allowed:\t1\nMems_allowed_list:\t0\nvoluntary_ctxt_switches:\t{}\n\
          nonvoluntary_ctxt_switches:\t0\n",
         who.inheritable.bits(),
         who.permitted.bits(),
@@ -236,5 +236,6 @@ fn rights(text: &mut String, task: &Task) {
         who.bounding.bits(),
         who.ambient.bits(),
         u8::from(who.no_new_privs),
+        task.switches(),
     );
 }

@@ -8,7 +8,7 @@ use crate::syscalls::{identity, prctl, system};
 pub const CALLS: &[Entry] = &[
     call!(uname,         system::uname,           [Ptr],                       Full,    ""),
     call!(getrlimit,     system::getrlimit,       [UInt Ptr],                  Full,    ""),
-    call!(getrusage,     system::getrusage,       [Int Ptr],                   Partial, "faults, context switches and block counts are 0"),
+    call!(getrusage,     system::getrusage,       [Int Ptr],                   Partial, "no major faults, involuntary switches and block counts"),
     call!(sysinfo,       system::sysinfo,         [Ptr],                       Full,    ""),
     call!(getuid,        identity::getuid,        [],                          Full,    ""),
     call!(syslog,        system::syslog,          [Int Ptr Int],               Partial, "the log is empty"),

@@ -14,7 +14,7 @@ pub const CALLS: &[Entry] = &[
     call!(times,            time::times,            [Ptr],                     Full,    ""),
     call!(settimeofday,     time::settimeofday,     [Ptr Ptr],                 Partial, "EPERM: containers cannot set clocks"),
     call!(time,             time::time,             [Ptr],                     Full,    ""),
-    call!(timer_create,     time::timer_create,     [Clock Ptr Ptr],           Partial, "thread CPU timers measure the process"),
+    call!(timer_create,     time::timer_create,     [Clock Ptr Ptr],           Partial, "not on the CPU time of other processes"),
     call!(timer_settime,    time::timer_settime,    [Int Hex Ptr Ptr],         Full,    ""),
     call!(timer_gettime,    time::timer_gettime,    [Int Ptr],                 Full,    ""),
     call!(timer_getoverrun, time::timer_getoverrun, [Int],                     Full,    ""),
