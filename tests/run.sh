@@ -135,7 +135,7 @@ step gofer 600 $cargo test -q --locked -p caisson-gofer
 if [ -z "$kvm" ]; then
     step platform 900 $cargo test -q --locked -p caisson-platform-kvm -- --test-threads=1
 else
-    skip platform "$kvm"
+    skip platform "no usable KVM"
 fi
 # QEMU has a limit of its own within these, and says so.
 step platform-npt 600 tests/qemu/platform-kvm.sh --npt 1
@@ -144,14 +144,14 @@ step sandbox-npt 480 tests/qemu/sandbox.sh --npt 1
 step sandbox-shadow 480 tests/qemu/sandbox.sh --npt 0
 step quickstart 300 tests/quickstart.sh
 for suite in guest cli ctr confinement debian density badinput; do
-    if [ -z "$kvm" ]; then step "$suite" 900 tests/suite.sh "$suite"; else skip "$suite" "$kvm"; fi
+    if [ -z "$kvm" ]; then step "$suite" 900 tests/suite.sh "$suite"; else skip "$suite" "no usable KVM"; fi
 done
 for version in 1.7:trixie 2.1:sid; do
     name=ctr-${version%:*}
     if [ -z "$kvm" ]; then
         step "$name" 600 env CAISSON_TEST_SUITE="${version#*:}" tests/suite.sh ctr
     else
-        skip "$name" "$kvm"
+        skip "$name" "no usable KVM"
     fi
 done
 echo "took $SECONDS s"
