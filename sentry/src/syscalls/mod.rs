@@ -15,6 +15,7 @@ pub mod futex;
 pub mod identity;
 mod layout;
 pub mod memory;
+pub mod messages;
 pub mod mounts;
 pub mod mqueue;
 pub mod msg;

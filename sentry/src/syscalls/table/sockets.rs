@@ -1,7 +1,7 @@
 //! System calls for sockets.
 
 use super::{Entry, call};
-use crate::syscalls::sockets;
+use crate::syscalls::{messages, sockets};
 
 /// This family's lines.
 #[rustfmt::skip]
@@ -18,10 +18,10 @@ pub const CALLS: &[Entry] = &[
     call!(shutdown,    sockets::shutdown,    [Fd Int],                            Full,    ""),
     call!(setsockopt,  sockets::setsockopt,  [Fd Int Int Ptr UInt],               Partial, "no filters, no SO_PEEK_OFF"),
     call!(getsockopt,  sockets::getsockopt,  [Fd Int Int Ptr Ptr],                Partial, "no SO_PEERPIDFD, SO_PEERGROUPS, SO_COOKIE"),
-    call!(sendto,      sockets::sendto,      [Fd InBytes Size Hex SockAddr UInt], Partial, "no MSG_OOB"),
-    call!(sendmsg,     sockets::sendmsg,     [Fd Ptr Hex],                        Partial, "no MSG_OOB"),
-    call!(sendmmsg,    sockets::sendmmsg,    [Fd Ptr UInt Hex],                   Partial, "no MSG_OOB"),
-    call!(recvfrom,    sockets::recvfrom,    [Fd OutBytes Size Hex Ptr Ptr],      Partial, "no MSG_OOB"),
-    call!(recvmsg,     sockets::recvmsg,     [Fd Ptr Hex],                        Partial, "no MSG_OOB"),
-    call!(recvmmsg,    sockets::recvmmsg,    [Fd Ptr UInt Hex Timespec],          Partial, "no MSG_OOB"),
+    call!(sendto,      messages::sendto,      [Fd InBytes Size Hex SockAddr UInt], Partial, "no MSG_OOB"),
+    call!(sendmsg,     messages::sendmsg,     [Fd Ptr Hex],                        Partial, "no MSG_OOB"),
+    call!(sendmmsg,    messages::sendmmsg,    [Fd Ptr UInt Hex],                   Partial, "no MSG_OOB"),
+    call!(recvfrom,    messages::recvfrom,    [Fd OutBytes Size Hex Ptr Ptr],      Partial, "no MSG_OOB"),
+    call!(recvmsg,     messages::recvmsg,     [Fd Ptr Hex],                        Partial, "no MSG_OOB"),
+    call!(recvmmsg,    messages::recvmmsg,    [Fd Ptr UInt Hex Timespec],          Partial, "no MSG_OOB"),
 ];
