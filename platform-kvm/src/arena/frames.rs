@@ -35,7 +35,6 @@ pub(super) struct Frames {
     toggles: &'static Toggles,
     /// First frame of the huge half; a multiple of `BLOCK`.
     huge_first: u32,
-    total: u32,
     max: u32,
     in_use: AtomicU32,
     counts: Table,
@@ -122,7 +121,6 @@ impl Frames {
             memory,
             toggles,
             huge_first,
-            total,
             max: max.min(total),
             in_use: AtomicU32::new(0),
             counts: Table::new(total)?,
@@ -134,8 +132,8 @@ impl Frames {
         self.in_use.load(Ordering::Relaxed)
     }
 
-    pub(super) fn total(&self) -> u32 {
-        self.total
+    pub(super) fn max(&self) -> u32 {
+        self.max
     }
 
     /// Offset of the huge half in bytes.

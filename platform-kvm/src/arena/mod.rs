@@ -183,9 +183,9 @@ impl Arena {
         self.frames.in_use()
     }
 
-    /// Frames that the zone has at most, in use or not.
-    pub fn frames_total(&self) -> u32 {
-        self.frames.total()
+    /// Frames that may be in use at once.
+    pub fn frames_max(&self) -> u32 {
+        self.frames.max()
     }
 
     /// Whether the range lies in the arena.

@@ -92,6 +92,7 @@ fn long_runs_and_their_tails() {
 #[test]
 fn limit_and_reference_counts() {
     let arena = arena(10);
+    assert_eq!(arena.frames_max(), 10);
     let range = arena.alloc(8, Alignment::Page).unwrap();
     assert_eq!(arena.alloc(3, Alignment::Page), Err(OutOfMemory));
     assert_eq!(arena.alloc(0, Alignment::Page), Err(OutOfMemory));

@@ -19,6 +19,7 @@ pub mod file;
 pub mod inode;
 pub mod inotify;
 pub mod internal;
+pub mod listing;
 pub mod locks;
 pub mod mount;
 pub mod mount_namespace;

@@ -13,11 +13,8 @@ use parking_lot::Mutex;
 use super::GoferFs;
 use super::inode::GoferInode;
 use crate::errno::{Errno, SysResult};
-use crate::vfs::{DirEntry, DirSink, File, FileOps, FileType, Inode, Whence};
-
-const DOT: u64 = 0;
-const DOT_DOT: u64 = 1;
-const FIRST: u64 = 2;
+use crate::vfs::listing::{self, FIRST};
+use crate::vfs::{DirEntry, DirSink, File, FileOps, Inode, Whence};
 
 /// A directory that is being read.
 pub(super) struct OpenDirectory {
@@ -40,23 +37,6 @@ struct Reading {
 impl OpenDirectory {
     pub(super) fn new(inode: Arc<GoferInode>, fs: Arc<GoferFs>) -> OpenDirectory {
         OpenDirectory { inode, fs, reading: Mutex::default() }
-    }
-
-    /// `..` as this directory can tell: its own number at the root, which is where the VFS leaves this file system.
-    fn dots(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult<bool> {
-        let ino = self.inode.attr()?.ino;
-        let parent = file.path().and_then(|path| path.dentry().parent());
-        let parent = parent.and_then(|dir| dir.inode()?.attr().ok()).map_or(ino, |attr| attr.ino);
-        let file_type = FileType::Directory.dirent_type();
-        for (position, name, ino) in [(DOT, &b"."[..], ino), (DOT_DOT, b"..", parent)] {
-            if *offset == position {
-                if !sink.emit(DirEntry { ino, next: position + 1, file_type, name }) {
-                    return Ok(false);
-                }
-                *offset = position + 1;
-            }
-        }
-        Ok(true)
     }
 }
 
@@ -97,7 +77,7 @@ impl Reading {
 
 impl FileOps for OpenDirectory {
     fn iterate(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult {
-        if *offset < FIRST && !self.dots(file, offset, sink)? {
+        if *offset < FIRST && !listing::dots(file, self.inode.attr()?.ino, offset, sink) {
             return Ok(());
         }
         let mut reading = self.reading.lock();
@@ -114,14 +94,9 @@ impl FileOps for OpenDirectory {
     }
 
     fn seek(&self, _file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        let base = match whence {
-            Whence::Start => 0,
-            Whence::Current => current,
-            _ => return Err(Errno::EINVAL),
-        };
-        let position = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        let position = listing::seek(current, offset, whence)?;
         // Going back to the start reads the directory anew.
-        if position == DOT {
+        if position == 0 {
             let mut reading = self.reading.lock();
             (reading.at, reading.taken, reading.entries) = (FIRST, 0, Vec::new());
         }

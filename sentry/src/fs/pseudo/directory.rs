@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Node, Owner, PseudoFs};
 use crate::errno::{Errno, SysResult};
 use crate::vfs::attachments::Attachments;
+use crate::vfs::listing::{self, FIRST};
 use crate::vfs::{
     Attr, Caller, DentryCache, DirEntry, DirSink, File, FileOps, FileSystem, FileType, Inode, OpenFlags,
     SetAttr, VfsPath, Whence,
@@ -100,21 +101,6 @@ impl OpenDir {
     pub(crate) fn new(ino: u64, entries: Vec<Entry>) -> OpenDir {
         OpenDir { ino, entries }
     }
-
-    fn emit_one(&self, position: u64, sink: &mut dyn DirSink) -> Option<bool> {
-        let next = position.saturating_add(1);
-        let directory = FileType::Directory.dirent_type();
-        let entry = match position {
-            0 => DirEntry { ino: self.ino, next, file_type: directory, name: b"." },
-            1 => DirEntry { ino: self.ino, next, file_type: directory, name: b".." },
-            _ => {
-                let index = usize::try_from(position.wrapping_sub(2)).ok()?;
-                let entry = self.entries.get(index)?;
-                DirEntry { ino: entry.ino, next, file_type: entry.file_type.dirent_type(), name: &entry.name }
-            }
-        };
-        Some(sink.emit(entry))
-    }
 }
 
 impl FileOps for OpenDir {
@@ -127,17 +113,21 @@ impl FileOps for OpenDir {
     }
 
     fn seek(&self, _file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        let base = match whence {
-            Whence::Start => 0,
-            Whence::Current => current,
-            _ => return Err(Errno::EINVAL),
-        };
-        base.checked_add_signed(offset).ok_or(Errno::EINVAL)
+        listing::seek(current, offset, whence)
     }
 
-    fn iterate(&self, _file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult {
-        while let Some(true) = self.emit_one(*offset, sink) {
-            *offset = offset.saturating_add(1);
+    fn iterate(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult {
+        if !listing::dots(file, self.ino, offset, sink) {
+            return Ok(());
+        }
+        let taken = usize::try_from(offset.saturating_sub(FIRST)).unwrap_or(usize::MAX);
+        for entry in self.entries.iter().skip(taken) {
+            let next = offset.saturating_add(1);
+            let file_type = entry.file_type.dirent_type();
+            if !sink.emit(DirEntry { ino: entry.ino, next, file_type, name: &entry.name }) {
+                return Ok(());
+            }
+            *offset = next;
         }
         Ok(())
     }

@@ -8,23 +8,19 @@ use std::sync::{Arc, LazyLock};
 
 use super::inode::TmpInode;
 use crate::errno::{Errno, SysResult};
+use crate::vfs::listing::{self, FIRST};
 use crate::vfs::{DirEntry, DirSink, File, FileOps, FileType, Inode, Whence};
-
-/// Position of the first entry after `.` and `..`.
-const FIRST: u64 = 2;
 
 /// The names of one directory.
 pub(super) struct Entries {
     by_name: HashMap<Arc<[u8]>, u64>,
     by_position: BTreeMap<u64, (Arc<[u8]>, Arc<TmpInode>)>,
     next: u64,
-    /// Inode number of the directory above.
-    pub parent: u64,
 }
 
 impl Default for Entries {
     fn default() -> Self {
-        Entries { by_name: HashMap::new(), by_position: BTreeMap::new(), next: FIRST, parent: 0 }
+        Entries { by_name: HashMap::new(), by_position: BTreeMap::new(), next: FIRST }
     }
 }
 
@@ -115,25 +111,13 @@ impl FileOps for DirectoryOps {
     }
 
     fn seek(&self, _file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        let base = match whence {
-            Whence::Start => 0,
-            Whence::Current => current,
-            _ => return Err(Errno::EINVAL),
-        };
-        base.checked_add_signed(offset).filter(|position| *position <= i64::MAX as u64).ok_or(Errno::EINVAL)
+        listing::seek(current, offset, whence)
     }
 
     fn iterate(&self, file: &File, offset: &mut u64, sink: &mut dyn DirSink) -> SysResult {
         let inode = file.inode().downcast::<TmpInode>().ok_or(Errno::EIO)?;
-        let directory = FileType::Directory.dirent_type();
-        for (position, name) in [(0, &b"."[..]), (1, b"..")] {
-            if *offset == position {
-                let ino = if position == 0 { inode.ino() } else { inode.entries()?.read().parent };
-                if !sink.emit(DirEntry { ino, next: position + 1, file_type: directory, name }) {
-                    return Ok(());
-                }
-                *offset = position + 1;
-            }
+        if !listing::dots(file, inode.ino(), offset, sink) {
+            return Ok(());
         }
         loop {
             let entries = batch(inode, *offset)?;

@@ -126,12 +126,6 @@ impl TmpInode {
         }
     }
 
-    pub(super) fn set_parent(&self, parent: u64) {
-        if let Kind::Directory(entries) = &self.kind {
-            entries.write().parent = parent;
-        }
-    }
-
     /// Contents changed now.
     pub(super) fn modified(&self) {
         let now = now();
@@ -166,7 +160,6 @@ impl TmpInode {
     /// Enters a new inode under `name`.
     fn enter(&self, name: &[u8], child: Arc<TmpInode>) -> SysResult<Arc<dyn Inode>> {
         let entries = self.entries()?;
-        child.set_parent(self.ino);
         entries.write().add(name, child.clone())?;
         if child.is_directory() {
             self.add_links(1);
@@ -218,8 +211,6 @@ impl TmpInode {
             }
             _ => {}
         }
-        one.set_parent(to.ino);
-        two.set_parent(self.ino);
         for inode in [&one, &two] {
             inode.changed();
         }
@@ -396,7 +387,6 @@ impl Inode for TmpInode {
         if moved.is_directory() {
             self.add_links(-1);
             to.add_links(1);
-            moved.set_parent(to.ino);
         }
         moved.changed();
         self.modified();

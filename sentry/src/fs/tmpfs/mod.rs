@@ -71,7 +71,8 @@ impl Tmpfs {
     /// An empty instance. `ENOMEM` without guest memory.
     pub fn new(options: TmpfsOptions) -> SysResult<Arc<Tmpfs>> {
         let arena = crate::platform::arena()?;
-        let half = u64::from(arena.frames_total() / 2);
+        // Half of the memory there is, and a file for each page of that, as on Linux.
+        let half = u64::from(arena.frames_max() / 2);
         let fs = Arc::new_cyclic(|fs| Tmpfs {
             limits: Arc::new(Limits {
                 fs: fs.clone(),
@@ -91,7 +92,6 @@ impl Tmpfs {
             gid: options.gid.unwrap_or(0),
         };
         let root = TmpInode::new(&fs.limits, FileType::Directory, new, inode::Kind::directory())?;
-        root.set_parent(root.ino());
         let _ = fs.root.set(root);
         Ok(fs)
     }

@@ -72,7 +72,7 @@ impl TmpfsOptions {
 fn parse_size(text: &str) -> SysResult<u64> {
     let number = |digits: &str| digits.parse::<u64>().map_err(|_| Errno::EINVAL);
     if let Some(percent) = text.strip_suffix('%') {
-        let memory = u64::from(crate::platform::arena()?.frames_total()).saturating_mul(4096);
+        let memory = u64::from(crate::platform::arena()?.frames_max()).saturating_mul(4096);
         return Ok(memory / 100 * number(percent)?.min(100));
     }
     let shift = match text.bytes().last().map(|byte| byte.to_ascii_lowercase()) {

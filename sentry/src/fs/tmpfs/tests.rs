@@ -74,6 +74,14 @@ fn data_holes_and_sizes() {
 }
 
 #[test]
+fn half_of_the_memory_is_the_default_limit() {
+    let (_namespace, caller) = root_of("");
+    let space = caller.cwd().inode().file_system().unwrap().statfs().unwrap();
+    let half = u64::from(crate::platform::arena().unwrap().frames_max() / 2);
+    assert_eq!((space.blocks, space.files, space.block_size), (half, half, 4096));
+}
+
+#[test]
 fn limits_give_enospc() {
     let (_namespace, caller) = root_of("size=8k,nr_inodes=3");
     let file = create(&caller, "/f");
