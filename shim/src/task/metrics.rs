@@ -22,7 +22,6 @@ pub fn any(figures: &Figures, is_v2: bool) -> protobuf::Result<Any> {
 }
 
 fn legacy(f: &Figures) -> v1::Metrics {
-    let stat = |key: &str| f.memory_stat.get(key).copied().unwrap_or(0);
     let pids = v1::PidsStat { current: f.pids, limit: bounded(f.pids_limit), ..Default::default() };
     let usage = v1::CPUUsage {
         total: f.cpu_total,
@@ -42,10 +41,22 @@ fn legacy(f: &Figures) -> v1::Metrics {
         throttling: MessageField::some(throttling),
         ..Default::default()
     };
+    let oom = v1::MemoryOomControl { oom_kill: f.oom_kills, ..Default::default() };
+    v1::Metrics {
+        pids: MessageField::some(pids),
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(legacy_memory(f)),
+        memory_oom_control: MessageField::some(oom),
+        ..Default::default()
+    }
+}
+
+fn legacy_memory(f: &Figures) -> v1::MemoryStat {
+    let stat = |key: &str| f.memory_stat.get(key).copied().unwrap_or(0);
     let entry = |limit, usage, max, failcnt| {
         MessageField::some(v1::MemoryEntry { limit, usage, max, failcnt, ..Default::default() })
     };
-    let memory = v1::MemoryStat {
+    v1::MemoryStat {
         cache: stat("cache"),
         rss: stat("rss"),
         rss_huge: stat("rss_huge"),
@@ -80,14 +91,6 @@ fn legacy(f: &Figures) -> v1::Metrics {
         total_unevictable: stat("total_unevictable"),
         usage: entry(f.memory_limit, f.memory, f.memory_peak, f.memory_failures),
         swap: entry(f.swap_limit, f.memory.saturating_add(f.swap), 0, 0),
-        ..Default::default()
-    };
-    let oom = v1::MemoryOomControl { oom_kill: f.oom_kills, ..Default::default() };
-    v1::Metrics {
-        pids: MessageField::some(pids),
-        cpu: MessageField::some(cpu),
-        memory: MessageField::some(memory),
-        memory_oom_control: MessageField::some(oom),
         ..Default::default()
     }
 }

@@ -99,32 +99,35 @@ fn pack<M: MessageFull>(topic: &'static str, message: &M) -> Option<(&'static st
     Some((topic, Any { type_url: M::descriptor().full_name().to_owned(), value, ..Any::default() }))
 }
 
+fn creation(event: Event) -> Option<(&'static str, Any)> {
+    let Event::Created { id, bundle, rootfs, streams, terminal, pid } = event else { return None };
+    let io = TaskIO {
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        terminal,
+        ..TaskIO::default()
+    };
+    let mount = |m: crate::launch::gofer::RootfsMount| Mount {
+        type_: m.kind,
+        source: m.source,
+        options: m.options,
+        ..Mount::default()
+    };
+    let message = TaskCreate {
+        container_id: id,
+        bundle,
+        rootfs: rootfs.into_iter().map(mount).collect(),
+        io: MessageField::some(io),
+        pid,
+        ..TaskCreate::default()
+    };
+    pack(topics::TASK_CREATE_EVENT_TOPIC, &message)
+}
+
 fn message(event: &Event) -> Option<(&'static str, Any)> {
     match event.clone() {
-        Event::Created { id, bundle, rootfs, streams, terminal, pid } => {
-            let io = TaskIO {
-                stdin: streams.stdin,
-                stdout: streams.stdout,
-                stderr: streams.stderr,
-                terminal,
-                ..TaskIO::default()
-            };
-            let mount = |m: crate::launch::gofer::RootfsMount| Mount {
-                type_: m.kind,
-                source: m.source,
-                options: m.options,
-                ..Mount::default()
-            };
-            let message = TaskCreate {
-                container_id: id,
-                bundle,
-                rootfs: rootfs.into_iter().map(mount).collect(),
-                io: MessageField::some(io),
-                pid,
-                ..TaskCreate::default()
-            };
-            pack(topics::TASK_CREATE_EVENT_TOPIC, &message)
-        }
+        created @ Event::Created { .. } => creation(created),
         Event::Started { id, pid } => {
             pack(topics::TASK_START_EVENT_TOPIC, &TaskStart { container_id: id, pid, ..TaskStart::default() })
         }
