@@ -27,6 +27,7 @@ fn main() -> ExitCode {
             hostname_and_namespaces_are_its_own,
             binds_read_write_and_read_only,
             bind_of_a_single_file,
+            files_keep_their_owners,
             nested_binds,
             tmpfs_mount,
             read_only_root,
@@ -176,6 +177,17 @@ fn bind_of_a_single_file(bed: &Bed) -> Outcome {
     let out = bed.sh("cat /etc/hosts; echo more >>/etc/hosts").bind(&file, "/etc/hosts", "bind:rw").ok();
     assert_eq!(out, "127.0.0.1 caisson\n");
     assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), "127.0.0.1 caisson\nmore\n");
+    Ok(())
+}
+
+fn files_keep_their_owners(bed: &Bed) -> Outcome {
+    let shared = bed.scratch("owners");
+    let script = "for d in / /b; do cd $d; echo x >f; chown 1000:1001 f; echo y >>f; stat -c '%u %g' f; \
+                  exec 5<>f; echo z >&5; stat -c '%u %g' f; stat -L -c '%u %g' /proc/self/fd/5; done";
+    let out = bed.sh(script).bind(&shared, "/b", "rbind:rw").ok();
+    assert_eq!(out, "1000 1001\n".repeat(6));
+    let owner = std::fs::metadata(shared.join("f")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 1000);
     Ok(())
 }
 
