@@ -128,6 +128,9 @@ pub fn every_exception_vector() {
         if name == "stack" && found == 13 && interpreted_cpu() {
             continue;
         }
+        if name == "int 0x80" && code == 0x802 && interpreted_cpu() {
+            continue; // QEMU 7 takes the offset of the entry for its index.
+        }
         assert_eq!((found, code), (vector, error_code), "{name} at {registers:x?}");
         let traps = matches!(vector, 1 | 3 | 4);
         if traps {
