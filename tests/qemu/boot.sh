@@ -44,15 +44,16 @@ trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
 # emulator: sets `qemu` to a QEMU whose emulated SVM can be relied upon, and `cpus` to what it can be relied upon with.
-# QEMU 7.2 with several processors now and then runs a guest with part of its host's registers: VMRUN ends in a triple
-# fault with good page tables, or the guest takes an exception at the host kernel's instruction behind VMRUN (in one of
-# twenty runs of platform-kvm's random_mappings_...; none of 100 with 10.0). So Debian 12 runs the one from its backports,
-# unpacked beside the installed one, which brings the libraries and the firmware. One processor is what is left where
-# the mirror does not serve it: guests then run by turns.
+# With several processors and nested paging QEMU now and then runs a guest with part of its host's registers: VMRUN ends in a triple
+# fault with good page tables, or the guest takes an exception whose rip is the host kernel's instruction behind VMRUN. With QEMU 7.2 this
+# was seen in one of twenty runs of platform-kvm's random_mappings_..., with 10.0 in one of more than a hundred; with one processor, or with
+# shadow paging and 10.0, never. So nested paging gets one processor (vCPUs then take turns), and Debian 12 runs the QEMU of its backports,
+# unpacked beside the installed one, which brings the libraries and the firmware.
 emulator() {
     local version tree
     version=$(qemu-system-x86_64 --version | sed -n 's/^QEMU emulator version \([0-9]*\)\..*/\1/p')
     qemu=qemu-system-x86_64
+    [ "$npt" = 0 ] || cpus=1
     [ "${version:-0}" -lt 10 ] || return 0
     if tree=$(debian_unpacked bookworm-backports qemu-system-x86) && "$tree/usr/bin/$qemu" --version >/dev/null 2>&1; then
         qemu=$tree/usr/bin/$qemu
