@@ -87,6 +87,18 @@ step() {
     [ -z "${CAISSON_TEST_LOGS:-}" ] || { mkdir -p "$CAISSON_TEST_LOGS" && cp "$work/log" "$CAISSON_TEST_LOGS/$name.log"; }
 }
 
+# unsettled NAME SECONDS COMMAND...: a step that tests/known-failures lists with the word `step`: when it fails, that counts as skipped, with
+# the reason.
+unsettled() {
+    local reason before=$failed
+    reason=$(awk -v name="$1" '$1 == "step" && $2 == name { $1 = $2 = ""; print substr($0, 3) }' tests/known-failures)
+    step "$@"
+    if [ -n "$reason" ] && [ "$failed" -gt "$before" ]; then
+        skipped=$((skipped + failed - before)) failed=$before
+        echo "$1: SKIPPED: known: $reason"
+    fi
+}
+
 # skip NAME REASON: a step that cannot run here.
 skip() {
     case " $(echo $steps) " in *" $1 "*) ;; *) return 0 ;; esac
@@ -138,9 +150,9 @@ else
     skip platform "no usable KVM"
 fi
 # QEMU has a limit of its own within these, and says so.
-step platform-npt 600 tests/qemu/platform-kvm.sh --npt 1
+unsettled platform-npt 600 tests/qemu/platform-kvm.sh --npt 1
 step platform-shadow 600 tests/qemu/platform-kvm.sh --npt 0
-step sandbox-npt 480 tests/qemu/sandbox.sh --npt 1
+unsettled sandbox-npt 480 tests/qemu/sandbox.sh --npt 1
 step sandbox-shadow 480 tests/qemu/sandbox.sh --npt 0
 step quickstart 300 tests/quickstart.sh
 for suite in guest cli ctr confinement debian density badinput; do
