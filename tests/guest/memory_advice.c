@@ -80,7 +80,7 @@ static void bad_addresses(char *p) {
     TRY(read(zero, p + 3 * PAGE + 4000, PAGE));
     TRY(write(null, p + 3 * PAGE + 4000, PAGE));
     TRY(read(zero, high, 10));
-    TRY_OK(syscall(SYS_getcwd, 8, 100));
+    TRY_OK(syscall(SYS_getcwd, 8, 4096));
     close(zero);
     close(null);
 }

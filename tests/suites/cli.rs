@@ -323,7 +323,8 @@ fn terminal_by_console_socket(bed: &Bed) -> Outcome {
     bundle.config["process"]["terminal"] = json!(true);
     bundle.config["process"]["consoleSize"] = json!({"height": 25, "width": 90});
     bundle.write();
-    let path = bundle.dir.join("console");
+    // A short one: a socket's address holds 107 bytes.
+    let path = bed.dir.join("console");
     let listener = UnixListener::bind(&path).unwrap_or_else(|error| panic!("cannot listen: {error}"));
     let receiver = std::thread::spawn(move || {
         let (connection, _) = listener.accept().ok()?;
