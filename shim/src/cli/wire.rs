@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recvmsg, sendmsg, socket_with, sockopt,
+    listen, recv, recvmsg, sendmsg, socket_with, sockopt,
 };
 use serde::{Deserialize, Serialize};
 
@@ -144,7 +144,9 @@ pub(super) fn send<T: Serialize>(socket: &OwnedFd, what: &T, fds: &[BorrowedFd<'
 /// # Errors
 /// Those of the socket, and for packets that are not ours.
 pub(super) fn receive<T: for<'a> Deserialize<'a>>(socket: &OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; MAX];
+    // Most packets are short: a monitor that has answered a hundred commands should not hold the longest one's memory.
+    let (_, length) = recv(socket, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    let mut bytes = vec![0; length.min(MAX)];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let got =
