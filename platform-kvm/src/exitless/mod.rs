@@ -106,8 +106,6 @@ struct Counters {
 /// Where a slot is, and who answers its calls, if anybody.
 struct Bound {
     memory: SlotMemory,
-    /// The address space that the memory belongs to and goes with.
-    space: u64,
     answer: Option<Weak<dyn Answer>>,
 }
 
@@ -117,6 +115,9 @@ struct Slot {
     bound: Mutex<Option<Bound>>,
     /// The address in `bound`, to look at the state without the lock; 0 for none.
     address: AtomicU64,
+    /// The address space that the memory belongs to and goes with. Changed under the lock; read without it by a space that goes away,
+    /// which must not wait for a dispatcher that serves another space in this slot: it may be that very dispatcher that drops it.
+    space: AtomicU64,
 }
 
 impl std::fmt::Debug for Slot {
@@ -211,17 +212,19 @@ impl Dispatch {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
         memory.set_awake(false);
         let mut bound = slot.bound.lock();
-        *bound = Some(Bound { memory, space, answer });
+        *bound = Some(Bound { memory, answer });
+        slot.space.store(space, Ordering::Release);
         slot.address.store(memory.address() as u64, Ordering::Release);
     }
 
     /// The memory of the vCPU's slot in this space is about to become something else. No dispatcher touches it afterwards.
     pub(crate) fn unbind(&self, vcpu: u32, space: u64) {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
-        let mut bound = slot.bound.lock();
-        if bound.as_ref().is_some_and(|bound| bound.space == space) {
+        if slot.space.load(Ordering::Acquire) == space {
+            let mut bound = slot.bound.lock();
             *bound = None;
             slot.address.store(0, Ordering::Release);
+            slot.space.store(0, Ordering::Release);
         }
     }
 
@@ -398,7 +401,7 @@ impl Dispatch {
             return false;
         }
         let Some(bound) = slot.bound.try_lock() else { return false };
-        let Some(Bound { memory, answer, .. }) = &*bound else { return false };
+        let Some(Bound { memory, answer }) = &*bound else { return false };
         let active = self.active.get(vcpu as usize / 64).map_or(0, |word| word.load(Ordering::SeqCst));
         if active >> (vcpu % 64) & 1 == 0 {
             return false;

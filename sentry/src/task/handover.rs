@@ -50,14 +50,15 @@ pub(super) fn run_guest(local: &mut MutexGuard<'_, TaskLocal>) -> SysResult<Exit
 impl Answer for Handover {
     fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered> {
         let mut local = self.local.try_lock()?;
-        if !self.task.work().is_empty() || self.task.kernel().straces() {
-            // Its thread is on its way out, or every call is to be seen in order.
-            return self.task.work().is_empty().then(|| claim().map(|_| Answered::Refused)).flatten();
+        if !self.task.work().is_empty() {
+            // Its thread is on its way out.
+            return None;
         }
         let request = claim()?;
         let args = Args(request.args);
-        let Some(entry) = table::find(request.number).filter(|_| exitless::suits(request.number, &args))
-        else {
+        // A trace is to show every call once.
+        let suits = exitless::suits(request.number, &args) && !self.task.kernel().straces();
+        let Some(entry) = table::find(request.number).filter(|_| suits) else {
             return Some(Answered::Refused);
         };
         let _current = current::enter(self.task.clone());
