@@ -626,6 +626,7 @@ fn host_mounts_below_the_root_are_entered_only_where_allowed() {
             let path = format!("proc/{}/maps", std::process::id());
             let maps = client.find(&path).fd;
             assert_eq!(client.donate(maps, OpenFlags::READ).err(), Some(Errno::ACCESS));
+            assert_eq!(client.witness(maps).err(), Some(Errno::OPNOTSUPP));
             let exe = format!("proc/{}/exe", std::process::id());
             let exe = client.find(&exe);
             assert_eq!(exe.attr.kind, FileKind::Symlink);

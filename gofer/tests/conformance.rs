@@ -414,6 +414,48 @@ fn opening_as_asked() {
 }
 
 #[test]
+fn witnesses_tell_what_becomes_of_a_file_and_open_nothing() {
+    tell(&Options::default(), |s| {
+        fs::create_dir(s.served.join("d")).unwrap();
+        fs::write(s.served.join("d/f"), b"content").unwrap();
+        std::os::unix::fs::symlink("f", s.served.join("d/l")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            s.served.join("d/p"),
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        for path in ["d", "d/f", "d/l"] {
+            let fd = s.client.find(path).fd;
+            let witness = s.client.witness(fd).unwrap();
+            let (told, host) =
+                (rustix::fs::fstat(&witness).unwrap(), fs::symlink_metadata(s.served.join(path)).unwrap());
+            assert_eq!(
+                (told.st_ino, told.st_mode, told.st_ctime_nsec.cast_signed()),
+                (host.ino(), host.mode(), host.ctime_nsec())
+            );
+            let flags = rustix::fs::fcntl_getfl(&witness).unwrap();
+            assert!(flags.contains(rustix::fs::OFlags::PATH), "{flags:?}");
+            assert_eq!(rustix::io::pread(&witness, &mut [0; 4], 0), Err(Errno::BADF));
+            assert_eq!(rustix::fs::ftruncate(&witness, 0), Err(Errno::BADF));
+        }
+        let file = s.client.find("d/f").fd;
+        let witness = s.client.witness(file).unwrap();
+        fs::write(s.served.join("d/f"), b"more content").unwrap();
+        assert_eq!(rustix::fs::fstat(&witness).unwrap().st_size, 12);
+        fs::remove_file(s.served.join("d/f")).unwrap();
+        assert_eq!(rustix::fs::fstat(&witness).unwrap().st_nlink, 0);
+        // Nothing of what may block or act when somebody opens it again, and no object that is not a file.
+        let fifo = s.client.find("d/p").fd;
+        assert_eq!(s.client.witness(fifo).err(), Some(Errno::OPNOTSUPP));
+        s.client.call(&Request::Close { fds: vec![file] }).unwrap();
+        assert_eq!(s.client.witness(file).err(), Some(Errno::BADF));
+    });
+}
+
+#[test]
 fn kept_files_are_read_written_and_allocated() {
     tell(&Options::default(), |s| {
         let (file, _) = s.client.create(s.client.root.fd, "f").unwrap();

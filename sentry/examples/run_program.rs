@@ -1,10 +1,10 @@
 //! Runs programs of the host in a container without a shim and a gofer: the quickest way to try the kernel.
 //!
 //! ```text
-//! run_program [--strace] [--exitless=off] [--root HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
+//! run_program [--strace] [--exitless=off] [--root HOST_DIR] [--bind HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
 //! ```
 //! The root is a host directory behind a gofer in this process, or an empty tmpfs, with `/proc`, `/dev`, `/tmp` and copies of the
-//! named files and directories at the same places. Standard streams are passed on; the exit status is the program's, as a shell reports it.
+//! named files and directories at the same places, and at `/srv` a host directory that is shared with others. Standard streams are passed on; the exit status is the program's, as a shell reports it.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ struct Options {
     strace: bool,
     exits: bool,
     root: Option<PathBuf>,
+    bind: Option<PathBuf>,
     copies: Vec<PathBuf>,
     command: Vec<String>,
 }
@@ -52,6 +53,7 @@ fn options() -> Options {
             "--strace" => options.strace = true,
             "--exitless=off" => options.exits = true,
             "--root" => options.root = args.next().map(PathBuf::from),
+            "--bind" => options.bind = args.next().map(PathBuf::from),
             "--dir" | "--file" => options.copies.extend(args.next().map(PathBuf::from)),
             "--" => options.command = args.by_ref().collect(),
             other => panic!("unknown option {other}"),
@@ -93,8 +95,8 @@ fn copy(caller: &Caller<'_>, path: &Path) {
     }
 }
 
-/// The host directory, served by a gofer's thread as the container's own.
-fn gofer(root: &Path) -> Arc<dyn FileSystem> {
+/// The host directory, served by a gofer's thread.
+fn gofer(root: &Path, sharing: Sharing) -> Arc<dyn FileSystem> {
     use caisson_gofer::{MountOptions, Session, host, serve};
     let (server, client) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -105,7 +107,7 @@ fn gofer(root: &Path) -> Arc<dyn FileSystem> {
     let host = Arc::new(host::Host::from_proc().expect("proc"));
     let session = Arc::new(Session::new(host, root, options).expect("session"));
     std::thread::spawn(move || serve(&session, server));
-    GoferFs::mount(client, Sharing::Exclusive, Device::new_anonymous()).expect("mount")
+    GoferFs::mount(client, sharing, Device::new_anonymous()).expect("mount")
 }
 
 fn mount(place: &str, fs_type: &str) -> PlannedMount {
@@ -131,7 +133,7 @@ fn main() -> ExitCode {
     kernel.set_strace(options.strace);
 
     let root: Arc<dyn FileSystem> = match &options.root {
-        Some(host) => gofer(host),
+        Some(host) => gofer(host, Sharing::Exclusive),
         None => Tmpfs::new(TmpfsOptions::default()).expect("tmpfs"),
     };
     {
@@ -141,6 +143,11 @@ fn main() -> ExitCode {
         for place in &options.copies {
             copy(&caller, &std::path::absolute(place).expect("path"));
         }
+    }
+    let mut mounts = vec![mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs")];
+    if let Some(host) = &options.bind {
+        let source = MountSource::Ready(gofer(host, Sharing::Shared), b"shared".to_vec());
+        mounts.push(PlannedMount { destination: "/srv".into(), source, flags: MountFlags::empty() });
     }
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().ok();
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().ok();
@@ -161,7 +168,7 @@ fn main() -> ExitCode {
             root,
             root_source: b"tmpfs".to_vec(),
             root_flags: MountFlags::empty(),
-            mounts: vec![mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs")],
+            mounts,
             devices: Vec::new(),
             masked: Vec::new(),
             read_only: Vec::new(),

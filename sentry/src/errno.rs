@@ -89,6 +89,12 @@ impl From<nix::errno::Errno> for Errno {
     }
 }
 
+impl From<rustix::io::Errno> for Errno {
+    fn from(error: rustix::io::Errno) -> Self {
+        Errno::from_host(error.raw_os_error())
+    }
+}
+
 impl From<std::io::Error> for Errno {
     fn from(error: std::io::Error) -> Self {
         error.raw_os_error().map_or(Errno::EIO, Errno::from_host)

@@ -54,6 +54,7 @@ fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(),
         Request::Open { fd, flags } => open::open(s, *fd, *flags, reply),
         Request::Create { dir, name, flags, new } => open::create(s, *dir, *name, *flags, *new, reply),
         Request::CreateUnnamed { dir, flags, new } => open::create_unnamed(s, *dir, *flags, *new, reply),
+        Request::Witness { fd } => open::witness(s, *fd, reply),
         Request::Fsync { fds } => open::fsync(s, fds),
         Request::Flush { fd } => open::flush(s, *fd),
         Request::SyncFs { fd } => open::sync_fs(s, *fd),
@@ -114,6 +115,7 @@ fn changes(request: &Request<'_>) -> bool {
         | Request::Fsync { .. }
         | Request::Flush { .. }
         | Request::StatFs { .. }
+        | Request::Witness { .. }
         | Request::SyncFs { .. }
         | Request::Connect { .. }
         | Request::Listen { .. }

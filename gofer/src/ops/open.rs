@@ -87,6 +87,28 @@ pub(super) fn create_unnamed(
     Ok(())
 }
 
+/// The file systems whose times are those of this kernel's clock, so that who compares them with that clock knows what they prove.
+/// Those of other machines (NFS, 9p, FUSE) may have another clock; `/proc` and the like do not keep times.
+const LOCAL: &[i64] = &[
+    libc::EXT4_SUPER_MAGIC,
+    libc::XFS_SUPER_MAGIC,
+    libc::BTRFS_SUPER_MAGIC,
+    libc::F2FS_SUPER_MAGIC,
+    libc::TMPFS_MAGIC,
+    libc::OVERLAYFS_SUPER_MAGIC,
+];
+
+/// Donates a duplicate of the node's own `O_PATH` descriptor. It opens nothing: with the calls that a sentry has it only tells attributes.
+pub(super) fn witness(s: &Session, fd: FdId, reply: &mut Reply) -> Result<(), Errno> {
+    let node = s.node(fd)?;
+    let tells = matches!(node.kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink);
+    if !tells || !LOCAL.contains(&rustix::fs::fstatfs(&node.fd)?.f_type) {
+        return Err(Errno::OPNOTSUPP);
+    }
+    reply.fds.push(rustix::io::fcntl_dupfd_cloexec(&node.fd, 0)?);
+    Ok(())
+}
+
 /// Donates the descriptor, keeps it, or both, as the flags ask.
 fn hand_out(s: &Session, host: OwnedFd, flags: OpenFlags, reply: &mut Reply) -> Result<Option<FdId>, Errno> {
     if !flags.contains(OpenFlags::KEEP) {

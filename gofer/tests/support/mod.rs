@@ -245,6 +245,12 @@ impl Client {
         Ok(fds.pop().expect("a descriptor"))
     }
 
+    pub fn witness(&mut self, fd: FdId) -> Result<OwnedFd, Errno> {
+        let (payload, mut fds) = self.call(&Request::Witness { fd })?;
+        assert!(payload.is_empty());
+        Ok(fds.pop().expect("a descriptor"))
+    }
+
     pub fn create(&mut self, dir: FdId, file: &str) -> Result<(Found, OwnedFd), Errno> {
         let flags = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::DONATE;
         let (payload, mut fds) =

@@ -177,4 +177,6 @@ messages! {
     SyncFs = 31,
     /// Creates and opens a regular file without a name.
     CreateUnnamed = 32,
+    /// Donates a descriptor that tells attributes and nothing else.
+    Witness = 33,
 }

@@ -70,6 +70,7 @@ fn every_request() -> Vec<Request<'static>> {
         Request::Flush { fd },
         Request::StatFs { fd },
         Request::SyncFs { fd },
+        Request::Witness { fd },
         Request::Connect { fd, kind: SocketKind::SeqPacket },
         Request::Bind { dir, name: name(b"i"), kind: SocketKind::Stream, new },
         Request::Listen { fd, backlog: 5 },

@@ -12,7 +12,7 @@
 //! dropped under any of them: dropping only *tries* to lock the parent's `children`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -35,6 +35,8 @@ pub struct Dentry {
     /// Looked up since the cache's hand last came by.
     pub(super) referenced: AtomicBool,
     mounted: AtomicU32,
+    /// The [`Inode::names_version`] of the directory as of which this is right; 0 for none.
+    version: AtomicU64,
     /// Where its superblock's [`Recent`] keeps it; changed under that lock.
     pub(super) slot: AtomicUsize,
 }
@@ -73,6 +75,7 @@ impl Dentry {
             unlinked: AtomicBool::new(false),
             referenced: AtomicBool::new(false),
             mounted: AtomicU32::new(0),
+            version: AtomicU64::new(0),
             slot: AtomicUsize::new(NOT_KEPT),
         })
     }
@@ -179,15 +182,27 @@ impl Dentry {
         let usable = child.is_mountpoint()
             || match policy {
                 DentryCache::Exclusive => true,
-                DentryCache::Revalidate => {
-                    child.inode.as_ref().is_some_and(|inode| dir.revalidate(name, inode))
-                }
+                DentryCache::Revalidate => child.is_current(dir, name),
                 DentryCache::Never => false,
             };
         if usable {
             child.referenced.store(true, Ordering::Relaxed);
         }
         usable.then_some(child)
+    }
+
+    /// Whether a directory that others change, too, still has this under `name`.
+    fn is_current(&self, dir: &dyn Inode, name: &[u8]) -> bool {
+        // From before the file system is asked: a change meanwhile is noticed the next time.
+        let version = dir.names_version().unwrap_or(0);
+        if version != 0 && version == self.version.load(Ordering::Relaxed) {
+            return true;
+        }
+        let current = self.inode.as_ref().is_some_and(|inode| dir.revalidate(name, inode));
+        if current {
+            self.version.store(version, Ordering::Relaxed);
+        }
+        current
     }
 
     /// Finds `name` here, in the cache or by asking the file system; a negative dentry if there is no such file.
@@ -218,15 +233,25 @@ impl Dentry {
         if self.is_unlinked() {
             return Err(Errno::ENOENT);
         }
-        match dir.lookup(name) {
+        // From before the question, as in `is_current`.
+        let version = if policy == DentryCache::Revalidate { dir.names_version().unwrap_or(0) } else { 0 };
+        let found = match dir.lookup(name) {
             Ok(inode) => Ok(self.adopt(recent, name, Some(inode))),
-            Err(Errno::ENOENT) if policy == DentryCache::Exclusive => Ok(self.adopt(recent, name, None)),
+            Err(Errno::ENOENT) if policy == DentryCache::Exclusive || version != 0 => {
+                Ok(self.adopt(recent, name, None))
+            }
             Err(Errno::ENOENT) if policy == DentryCache::Revalidate => {
                 Ok(Dentry::make(Some(self.clone()), Arc::from(name), None))
             }
             // Also of names in `/proc`: Linux fails there before it asks whether something may be created.
             Err(error) => Err(error),
+        };
+        if version != 0
+            && let Ok(child) = &found
+        {
+            child.version.store(version, Ordering::Relaxed);
         }
+        found
     }
 
     /// Enters what the file system said about `name`, keeping a live dentry that says the same.
@@ -325,6 +350,7 @@ impl Dentry {
             Place { parent: Some(to.clone()), name: name.clone() },
         );
         drop(old_place);
+        child.version.store(0, Ordering::Relaxed);
         let displaced = {
             let mut children = to.children.write();
             let displaced = children.by_name.get(&name).and_then(Weak::upgrade);
@@ -344,6 +370,9 @@ impl Dentry {
         to.children.write().insert(two.name.clone(), child);
         *child.place.write() = two;
         *other.place.write() = one;
+        for moved in [child, other] {
+            moved.version.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Forgets a cached child, so that the next lookup asks the file system.

@@ -236,7 +236,8 @@ pub enum LinkTarget {
 pub enum DentryCache {
     /// Only the VFS changes this directory: cache names and absences (tmpfs, an exclusive root file system).
     Exclusive,
-    /// Somebody else may change it: ask [`Inode::revalidate`] at each use (shared bind mounts).
+    /// Somebody else may change it: at each use look whether [`Inode::names_version`] is what it was, or ask
+    /// [`Inode::revalidate`] (shared bind mounts).
     Revalidate,
     /// Never cache (`/proc`).
     Never,
@@ -321,6 +322,12 @@ pub trait Inode: Any + Send + Sync {
     /// How names in this directory may be cached.
     fn dentry_cache(&self) -> DentryCache {
         DentryCache::Exclusive
+    }
+
+    /// A number that stands for what names there are in this directory now, and is another one after every change of them
+    /// (only with [`DentryCache::Revalidate`]); `None` if that cannot be told.
+    fn names_version(&self) -> Option<u64> {
+        None
     }
 
     /// Whether the child found under `name` earlier is still the one there (only with [`DentryCache::Revalidate`]).

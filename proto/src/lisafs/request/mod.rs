@@ -297,6 +297,13 @@ pub enum Request<'a> {
         /// A regular file or directory of it.
         fd: FdId,
     },
+    /// → empty, with one descriptor: the file's own, opened with `O_PATH`, whose `fstat(2)` shows what happens to the file without
+    /// the server being asked. Regular files, directories and symbolic links on file systems whose times are the host's own clock's;
+    /// anything else is `EOPNOTSUPP`.
+    Witness {
+        /// An id from a walk.
+        fd: FdId,
+    },
     /// → [`super::reply::StatFs`]
     StatFs {
         /// Any id.
@@ -396,6 +403,7 @@ impl Request<'_> {
             Self::Fsync { .. } => MessageId::Fsync,
             Self::Fallocate { .. } => MessageId::Fallocate,
             Self::Flush { .. } => MessageId::Flush,
+            Self::Witness { .. } => MessageId::Witness,
             Self::StatFs { .. } => MessageId::StatFs,
             Self::SyncFs { .. } => MessageId::SyncFs,
             Self::Connect { .. } => MessageId::Connect,

@@ -133,6 +133,7 @@ impl<'a> Request<'a> {
                 Self::Fallocate { fd, mode, offset, length }
             }
             MessageId::Flush => Self::Flush { fd: r.id()? },
+            MessageId::Witness => Self::Witness { fd: r.id()? },
             MessageId::StatFs => Self::StatFs { fd: r.id()? },
             MessageId::SyncFs => Self::SyncFs { fd: r.id()? },
             MessageId::Connect => Self::Connect { fd: r.id()?, kind: SocketKind::read(r)? },

@@ -38,6 +38,7 @@ impl Request<'_> {
             | Self::Flush { fd }
             | Self::StatFs { fd }
             | Self::SyncFs { fd }
+            | Self::Witness { fd }
             | Self::Accept { fd } => {
                 w.id(*fd);
             }

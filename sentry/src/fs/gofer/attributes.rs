@@ -9,13 +9,19 @@ use std::time::{Duration, Instant};
 
 use caisson_proto::lisafs::{self as wire, FileKind, Timestamp};
 
+use rustix::fs::Stat;
+
 use super::GoferFs;
+use super::witness::{settled, stamp_clock};
 use crate::errno::SysResult;
 use crate::time::Timespec;
 use crate::vfs::{Attr, FileType, SetAttr, SetTime};
 
 /// How long attributes of a shared mount that a walk has just brought serve the call that walked.
 const JUST_WALKED: Duration = Duration::from_micros(200);
+
+/// How long an owner that cannot be proven is believed: that of a file that is being written to, so that its ctime proves nothing.
+const OWNER_LASTS: Duration = Duration::from_millis(2);
 
 /// What of the cached attributes can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,15 +34,22 @@ enum Trust {
     Whole,
 }
 
-/// How many changes there were when the gofer was asked.
+/// How many changes there were when the gofer was asked, and what the clock said that stamps files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked(u64);
+pub(super) struct Asked {
+    changes: u64,
+    clock: Timestamp,
+}
 
 /// Attributes as the gofer told them last.
 pub(super) struct Cached {
     pub(super) attr: wire::Attr,
     trust: Trust,
     learned: Instant,
+    /// When the gofer told the owner.
+    told: Instant,
+    /// The ctime that proves the owner: as long as it is the file's, so is the owner.
+    proof: Option<Timestamp>,
     /// How many changes have begun or ended, for [`Asked`].
     changes: u64,
     /// How many are being made.
@@ -45,21 +58,30 @@ pub(super) struct Cached {
 
 impl Cached {
     pub(super) fn new(attr: wire::Attr) -> Cached {
-        Cached { attr, trust: Trust::Whole, learned: Instant::now(), changes: 0, under_way: 0 }
+        let now = Instant::now();
+        Cached { attr, trust: Trust::Whole, learned: now, told: now, proof: None, changes: 0, under_way: 0 }
     }
 
     /// To be kept from before the gofer is asked.
     pub(super) fn asking(&self) -> Asked {
-        Asked(self.changes)
+        Asked { changes: self.changes, clock: stamp_clock() }
     }
 
     /// The gofer's answer. False if it came too late to be believed later on.
     pub(super) fn learn(&mut self, asked: Asked, attr: wire::Attr) -> bool {
-        let timely = self.changes == asked.0 && self.under_way == 0;
+        let timely = self.changes == asked.changes && self.under_way == 0;
         if timely {
-            (self.attr, self.trust, self.learned) = (attr, Trust::Whole, Instant::now());
+            self.tell(attr);
+            self.trust = Trust::Whole;
+            self.proof = settled(attr.ctime, asked.clock).then_some(attr.ctime);
         }
         timely
+    }
+
+    fn tell(&mut self, attr: wire::Attr) {
+        self.attr = attr;
+        self.learned = Instant::now();
+        self.told = self.learned;
     }
 
     /// Something has changed the file: only its owner is what it was.
@@ -71,6 +93,7 @@ impl Cached {
     /// Somebody may have changed its owner.
     pub(super) fn distrust(&mut self) {
         self.trust = Trust::Nothing;
+        self.proof = None;
     }
 
     /// A change begins: until it ends nothing is believed longer than the call that asks.
@@ -88,9 +111,10 @@ impl Cached {
 
     /// A change of attributes has ended and brought the new ones. Such changes are made one after the other.
     pub(super) fn end_with(&mut self, begun: Asked, attr: wire::Attr) {
-        let alone = self.changes == begun.0 && self.under_way == 1;
+        let alone = self.changes == begun.changes && self.under_way == 1;
         self.end();
-        (self.attr, self.learned) = (attr, Instant::now());
+        self.tell(attr);
+        self.proof = None;
         self.trust = if alone { Trust::Whole } else { Trust::Owner };
     }
 
@@ -104,15 +128,21 @@ impl Cached {
         self.trust >= Trust::Owner
     }
 
-    /// Reads them from a host descriptor of the same file; the time of birth stays, and so does the owner: the sentry's user
-    /// namespace has one id, so that `fstat` calls everybody else's files those of 65534. Only the gofer can tell owners.
-    pub(super) fn read(&mut self, fd: impl AsFd) -> SysResult<()> {
-        let host = nix::sys::stat::fstat(fd)?;
-        let time = |seconds: i64, nanoseconds: i64| Timestamp {
+    /// The attributes of a shared file of which `fstat` told this, if the owner is known to be the same. They are not kept: they are
+    /// read again for the next who asks.
+    pub(super) fn proven(&self, host: &Stat) -> Option<wire::Attr> {
+        let attr = self.as_seen(host);
+        let recent = || self.owner_known() && self.under_way == 0 && self.told.elapsed() < OWNER_LASTS;
+        (self.proof == Some(attr.ctime) || recent()).then_some(attr)
+    }
+
+    /// All but the owner and the time of birth from what `fstat` told.
+    fn as_seen(&self, host: &Stat) -> wire::Attr {
+        let time = |seconds: i64, nanoseconds: u64| Timestamp {
             seconds,
             nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
         };
-        let attr = wire::Attr {
+        wire::Attr {
             permissions: host.st_mode & wire::attr::PERMISSIONS,
             nlink: u32::try_from(host.st_nlink).unwrap_or(u32::MAX),
             size: u64::try_from(host.st_size).unwrap_or(0),
@@ -121,8 +151,13 @@ impl Cached {
             mtime: time(host.st_mtime, host.st_mtime_nsec),
             ctime: time(host.st_ctime, host.st_ctime_nsec),
             ..self.attr
-        };
-        self.attr = attr;
+        }
+    }
+
+    /// Reads them from a host descriptor of the same file; the time of birth stays, and so does the owner: the sentry's user
+    /// namespace has one id, so that `fstat` calls everybody else's files those of 65534. Only the gofer can tell owners.
+    pub(super) fn read(&mut self, fd: impl AsFd) -> SysResult<()> {
+        self.attr = self.as_seen(&rustix::fs::fstat(fd)?);
         self.learned = Instant::now();
         if self.under_way == 0 && self.owner_known() {
             self.trust = Trust::Whole;
@@ -219,6 +254,25 @@ mod tests {
         let second = cached.begin();
         cached.end_with(second, of_size(4));
         assert_eq!((cached.attr.size, cached.trust), (4, Trust::Whole));
+    }
+
+    /// On kernels that stamp every change that somebody could have told apart with a time of its own, no test with files can show this.
+    #[test]
+    fn a_time_of_the_same_tick_proves_no_owner() {
+        let file = tempfile::tempfile().unwrap();
+        let host = rustix::fs::fstat(&file).unwrap();
+        let told = wire::Attr { ctime: crate::fs::gofer::witness::ctime(&host), ..attr_of_nothing() };
+        for (late, proves) in [(0, false), (19, false), (21, true)] {
+            let mut cached = Cached::new(attr_of_nothing());
+            let mut asked = cached.asking();
+            asked.clock = told.ctime;
+            asked.clock.nanoseconds += late * 1_000_000;
+            assert!(cached.learn(asked, told));
+            std::thread::sleep(OWNER_LASTS);
+            assert_eq!(cached.proven(&host).is_some(), proves, "told {late} ms after the change");
+            cached.distrust();
+            assert!(cached.proven(&host).is_none());
+        }
     }
 
     fn attr_of_nothing() -> wire::Attr {

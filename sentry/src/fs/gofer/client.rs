@@ -113,6 +113,11 @@ impl Client {
         })
     }
 
+    /// A descriptor that tells the file's attributes.
+    pub(crate) fn witness(&self, fd: FdId) -> SysResult<OwnedFd> {
+        self.connection.call(&Request::Witness { fd }, |reply| reply.descriptor())
+    }
+
     /// An open directory at the gofer.
     pub(crate) fn open_dir(&self, fd: FdId) -> SysResult<FdId> {
         let request = Request::Open { fd, flags: OpenFlags::READ | OpenFlags::KEEP };

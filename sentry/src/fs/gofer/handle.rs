@@ -30,7 +30,7 @@ impl Handle {
 
     /// The file's size in bytes, as the host has it now.
     pub(super) fn size(&self) -> SysResult<u64> {
-        let host = nix::sys::stat::fstat(self.fd())?;
+        let host = rustix::fs::fstat(self.fd())?;
         u64::try_from(host.st_size).map_err(|_| Errno::EIO)
     }
 

@@ -11,11 +11,12 @@ use caisson_proto::lisafs::{self as wire, FdId, FileKind, Owner};
 use linux_raw_sys::general as linux;
 use parking_lot::Mutex;
 
-use super::attributes::{self, Asked, Cached};
+use super::attributes::{self, Cached};
 use super::client::{self, Found};
 use super::directory::OpenDirectory;
 use super::file::OpenFile;
 use super::handle::{self, Handle, Handles, Want};
+use super::witness::{About, Witness};
 use super::{Epoch, GoferFs, HostId, Sharing, Urgency};
 use crate::errno::{Errno, SysResult};
 use crate::mm::WindowCache;
@@ -38,14 +39,15 @@ pub struct GoferInode {
     fd: FdId,
     id: HostId,
     kind: FileKind,
-    attr: Mutex<Cached>,
-    handles: Mutex<Handles>,
+    pub(super) attr: Mutex<Cached>,
+    pub(super) handles: Mutex<Handles>,
+    witness: Witness,
     /// Held by appending writes from finding the end to writing there, and by changes of attributes until they are known.
     order: Mutex<()>,
     target: OnceLock<Vec<u8>>,
-    windows: OnceLock<Arc<WindowCache>>,
+    pub(super) windows: OnceLock<Arc<WindowCache>>,
     /// A mapping may be writing: size and times on the host change without us.
-    written: AtomicBool,
+    pub(super) written: AtomicBool,
     attachments: Attachments,
     /// A name of it has been removed: it may be gone from the host but for us.
     unnamed: AtomicBool,
@@ -71,6 +73,7 @@ impl GoferInode {
             kind: attr.kind,
             attr: Mutex::new(Cached::new(*attr)),
             handles: Mutex::default(),
+            witness: Witness::default(),
             order: Mutex::new(()),
             target: known,
             windows: OnceLock::new(),
@@ -82,6 +85,14 @@ impl GoferInode {
 
     pub(super) fn fd(&self) -> FdId {
         self.fd
+    }
+
+    pub(super) fn weak(&self) -> Weak<GoferInode> {
+        self.itself.clone()
+    }
+
+    pub(super) fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     pub(super) fn fs(&self) -> SysResult<Arc<GoferFs>> {
@@ -102,39 +113,6 @@ impl GoferInode {
     /// Something has changed the file on the host: the cached attributes are old.
     pub(super) fn spoil(&self) {
         self.attr.lock().spoil();
-    }
-
-    /// A change of the file by ourselves, from before it is made until it is dropped.
-    pub(super) fn changing(&self) -> Changing<'_> {
-        Changing { begun: self.attr.lock().begin(), inode: self }
-    }
-
-    /// The attributes, from where they are had most cheaply.
-    pub(super) fn current(&self) -> SysResult<wire::Attr> {
-        let fs = self.fs()?;
-        let written = self.written.load(Ordering::Relaxed);
-        if written && self.windows.get().is_none_or(|windows| !windows.mappings().is_mapped()) {
-            // This time still: it may have been written to the last moment.
-            self.written.store(false, Ordering::Relaxed);
-        }
-        let owner_known = {
-            let cached = self.attr.lock();
-            if cached.usable(&fs) && !written {
-                return Ok(cached.attr);
-            }
-            // The owner of a shared file may have changed, which a descriptor does not tell.
-            cached.owner_known() && fs.is_exclusive()
-        };
-        let handle = if owner_known { self.handles.lock().get(Want::Read) } else { None };
-        if let Some(handle) = handle {
-            let mut cached = self.attr.lock();
-            cached.read(handle.fd())?;
-            return Ok(cached.attr);
-        }
-        let asked = self.attr.lock().asking();
-        let attr = fs.client().stat(self.fd)?;
-        self.attr.lock().learn(asked, attr);
-        Ok(attr)
     }
 
     /// A descriptor for reading or writing.
@@ -214,26 +192,6 @@ impl GoferInode {
     }
 }
 
-/// A change that is being made. What is learned meanwhile is not kept.
-pub(super) struct Changing<'a> {
-    inode: &'a GoferInode,
-    begun: Asked,
-}
-
-impl Changing<'_> {
-    /// It is made, and these are the attributes after it. Only for who holds [`GoferInode::order`].
-    fn done(self, attr: wire::Attr) {
-        self.inode.attr.lock().end_with(self.begun, attr);
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        self.inode.attr.lock().end();
-    }
-}
-
 fn new_file(new: NewInode) -> SysResult<NewFile> {
     let owner = Owner::new(new.uid, new.gid).map_err(|_| Errno::EINVAL)?;
     Ok(NewFile { owner, permissions: new.mode & wire::attr::PERMISSIONS })
@@ -274,14 +232,18 @@ impl Inode for GoferInode {
         }
     }
 
-    /// With the attributes that the walk has brought: a message per component would double a walk's cost.
     fn permission(&self, who: &Credentials, access: Access) -> SysResult {
-        let attr = {
+        let known = {
             let cached = self.attr.lock();
             if cached.owner_known() { Some(cached.attr) } else { None }
         };
-        let attr = attr.map_or_else(|| self.current(), Ok)?;
-        permission::generic(&attributes::to_vfs(&*self.fs()?, &attr), who, access)
+        let attr = match known {
+            // Whatever changed since, it was not who may do what.
+            Some(attr) if self.fs()?.is_exclusive() => attr,
+            _ => self.current()?,
+        };
+        let file_type = attributes::file_type(self.kind);
+        permission::by_mode(file_type, (attr.permissions, attr.uid, attr.gid), who, access)
     }
 
     fn file_system(&self) -> SysResult<Arc<dyn FileSystem>> {
@@ -306,6 +268,14 @@ impl Inode for GoferInode {
             Some(Sharing::Exclusive) => DentryCache::Exclusive,
             _ => DentryCache::Revalidate,
         }
+    }
+
+    fn names_version(&self) -> Option<u64> {
+        if !self.witness.is_there() {
+            // The gofer is going to be asked.
+            self.want_witness(&*self.fs().ok()?, About::Names);
+        }
+        self.names_now()
     }
 
     fn revalidate(&self, name: &[u8], child: &Arc<dyn Inode>) -> bool {

@@ -5,11 +5,16 @@
 //!
 //! What is cached, and what keeps it right:
 //! - **Names.** [`Sharing::Exclusive`] (a container's root): nobody else changes the tree, so names, absences and attributes hold
-//!   until this sentry changes them. [`Sharing::Shared`] (bind mounts): a walk asks the gofer about every component.
+//!   until this sentry changes them. [`Sharing::Shared`] (bind mounts): a walk looks at every directory's witness, or asks the gofer about the component.
 //! - **Attributes** ([`attributes`]): exclusive ones hold until something that we do changes them on the host; they are then
 //!   read again from the donated descriptor with one host call, or from the gofer. Owners only the gofer can tell.
+//!   Shared ones are read from a descriptor of the file each time, a witness ([`witness`]) or an open file's, or asked for; what a walk
+//!   has asked for 200 µs ago or less serves the call that walked.
 //! - **Descriptors** ([`handle`]): an opened file's host descriptor stays with the inode, up to a number per file system, so
 //!   that open, read, write, stat and close of a known file need no message. Data, and the page cache behind it, is the host's.
+//!
+//! So what others do to a shared mount shows at the next look: names, sizes, modes and times at once, except that attributes just
+//! asked for serve for 200 µs, and that the owner of a file that keeps changing may be the one of 2 ms ago.
 //!
 //! A gofer that is gone makes every operation fail with `EIO`, and nothing wait ([`connection`]).
 //!
@@ -22,7 +27,10 @@
 mod attributes;
 mod channel;
 mod client;
+#[cfg(test)]
+mod coherence;
 mod connection;
+mod current;
 mod directory;
 mod file;
 mod handle;
@@ -30,6 +38,7 @@ mod inode;
 mod mapping;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -43,6 +52,9 @@ use parking_lot::Mutex;
 pub use inode::GoferInode;
 
 use self::client::Client;
+#[cfg(test)]
+use self::witness::WITNESSES;
+use self::witness::Witnesses;
 use crate::errno::{Errno, SysResult};
 use crate::vfs::{Device, FileSystem, FsStat, Inode};
 
@@ -73,6 +85,7 @@ pub struct GoferFs {
     forgotten: AtomicU64,
     closing: Mutex<Vec<FdId>>,
     idle: Mutex<VecDeque<Weak<GoferInode>>>,
+    witnesses: Witnesses,
     root: OnceLock<Arc<GoferInode>>,
     itself: Weak<GoferFs>,
 }
@@ -122,6 +135,7 @@ impl GoferFs {
             forgotten: AtomicU64::new(0),
             closing: Mutex::default(),
             idle: Mutex::default(),
+            witnesses: Witnesses::default(),
             root: OnceLock::new(),
             itself: itself.clone(),
         });
@@ -137,6 +151,10 @@ impl GoferFs {
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    fn witnesses(&self) -> &Witnesses {
+        &self.witnesses
     }
 
     pub(crate) fn sharing(&self) -> Sharing {

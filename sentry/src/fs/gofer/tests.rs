@@ -21,17 +21,17 @@ use crate::vfs::{
 };
 
 /// A served directory, mounted.
-struct Served {
-    dir: tempfile::TempDir,
-    fs: Arc<GoferFs>,
-    path: VfsPath,
+pub(super) struct Served {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) fs: Arc<GoferFs>,
+    pub(super) path: VfsPath,
     session: Arc<Session>,
     /// A second end of the server's socket, to cut the connection with.
     wire: OwnedFd,
     server: Option<JoinHandle<()>>,
 }
 
-fn serve_dir(sharing: Sharing) -> Served {
+pub(super) fn serve_dir(sharing: Sharing) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
@@ -52,12 +52,12 @@ impl Served {
         self.fs.root().unwrap()
     }
 
-    fn host(&self, name: &str) -> PathBuf {
+    pub(super) fn host(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The gofer dies.
-    fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         rustix::net::shutdown(&self.wire, Shutdown::Both).unwrap();
         self.server.take().unwrap().join().unwrap();
     }

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, LazyLock};
 
 use linux_raw_sys::general as linux;
-use nix::sys::stat::{FileStat, fstat};
 use nix::unistd::ftruncate;
+use rustix::fs::{Stat, fstat};
 
 use crate::errno::{Errno, SysResult};
 use crate::time::Timespec;
@@ -46,8 +46,8 @@ impl HostInode {
     }
 }
 
-fn attr_of(stat: &FileStat, kind: FileType) -> Attr {
-    let time = |sec: i64, nsec: i64| Timespec { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
+fn attr_of(stat: &Stat, kind: FileType) -> Attr {
+    let time = |sec: i64, nsec: u64| Timespec { sec, nsec: u32::try_from(nsec).unwrap_or(0) };
     Attr {
         dev: DEVICE,
         ino: stat.st_ino,

@@ -18,7 +18,6 @@ use std::sync::{Arc, OnceLock};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
-use nix::sys::stat::fstat;
 use nix::unistd::{Whence as HostWhence, lseek};
 
 use crate::errno::{Errno, SysResult};
@@ -99,7 +98,7 @@ pub fn open(poller: &Arc<HostPoller>, fd: OwnedFd, sharing: Sharing) -> SysResul
     let append = if flags.contains(OFlag::O_APPEND) { OpenFlags::APPEND } else { OpenFlags::empty() };
     let position = lseek(&fd, 0, HostWhence::SeekCur).ok().and_then(|at| u64::try_from(at).ok());
     let ops = HostFile {
-        ino: fstat(&fd)?.st_ino,
+        ino: rustix::fs::fstat(&fd)?.st_ino,
         fd: Arc::new(fd),
         manner,
         file_type,
