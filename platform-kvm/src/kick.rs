@@ -95,18 +95,18 @@ impl Gate {
         }
     }
 
+    /// The word if the thread is inside.
+    pub(crate) fn inside(&self) -> Option<u32> {
+        Some(self.word.load(Ordering::SeqCst)).filter(|word| word & IN != 0)
+    }
+
     /// Sends the signal if the thread is inside; returns the word then.
     pub(crate) fn interrupt(&self) -> Option<u32> {
-        let word = self.word.load(Ordering::SeqCst);
-        if word & IN == 0 {
-            return None;
-        }
-        self.signal(word);
-        Some(word)
+        self.inside().inspect(|word| self.signal(*word))
     }
 
     /// Sends the signal unless the thread has left since `word` was read. A full signal queue (EAGAIN) is tried again.
-    fn signal(&self, word: u32) {
+    pub(crate) fn signal(&self, word: u32) {
         let tid = self.tid.load(Ordering::Relaxed);
         // SAFETY: getpid takes no arguments and cannot fail.
         let process = unsafe { libc::getpid() };
@@ -120,7 +120,8 @@ impl Gate {
         }
     }
 
-    fn still(&self, word: u32) -> bool {
+    /// Whether the thread has not left since `word` was read.
+    pub(crate) fn still(&self, word: u32) -> bool {
         (self.word.load(Ordering::SeqCst) | WAITED) == (word | WAITED)
     }
 

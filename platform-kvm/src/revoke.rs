@@ -26,14 +26,15 @@
 //! - second-level entries are never 2 MiB leaves: a leaf that is replaced by a table or by another leaf can leave a shadow page behind
 //!   that KVM believes to be a linear run of the *old* memory, and older kernels do not survive filling it with anything else.
 
-use crate::arena::{Gpa, PAGE_SIZE};
+use crate::arena::{FrameRange, Gpa, PAGE_SIZE};
 use crate::error::Error;
 use crate::host_mode::Paging;
 use crate::machine::Machine;
 use crate::space::{AddressSpace, Change, GVA_END, HUGE, Perms, index, perms_of};
+use crate::stragglers::Stragglers;
 use crate::tables::*;
 use std::ops::Range;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// From this many separate ranges on, dropping every shadow page is cheaper than notifying about each range (measured: 8 µs
 /// per range against 0.3 ms, plus what it costs all the others to fault their pages in again).
@@ -49,6 +50,8 @@ struct Pass {
     lost: bool,
     /// Guest-physical ranges that lost rights (shadow paging only).
     data: Vec<Range<u64>>,
+    /// Guest-physical ranges whose contents nobody needs, sorted, and whether an entry of them lost rights.
+    spent: Vec<(Range<u64>, bool)>,
     /// Entries to write when nobody can use the old ones any more.
     later: Vec<(Table, usize, u64)>,
     unlinked: Vec<Table>,
@@ -64,22 +67,65 @@ impl AddressSpace {
     /// [`Error::Invalid`] for misaligned ranges (then nothing was changed); [`Error::OutOfMemory`] when splitting a 2 MiB
     /// entry needs a table page (the whole entry is then unmapped, so that no right survives); [`Error::Host`].
     pub fn revoke(&self, changes: &[Change]) -> Result<(), Error> {
-        for change in changes {
-            let (Change::Unmap(range) | Change::Protect { range, .. }) = change;
-            if (range.start | range.end) % PAGE_SIZE != 0 || range.start > range.end || range.end > GVA_END {
-                return Err(Error::Invalid("a change must cover whole pages of the lower half"));
-            }
-        }
+        check(changes)?;
         let _tree = self.tree.lock();
         self.revoke_locked(changes)
     }
 
+    /// Whether [`AddressSpace::revoke_in_place`] does anything on this host.
+    pub fn revokes_in_place(&self) -> bool {
+        self.machine.mode().paging == Paging::Shadow
+    }
+
+    /// Takes rights away while the threads that are in the guest stay there: no instruction uses the old rights when it returns, but see
+    /// [`Stragglers`]. `spent` are frames that the changes unmap and whose contents nobody needs: that is cheaper. `None` where the host's
+    /// paging needs every vCPU out: nothing was changed, call [`AddressSpace::revoke`].
+    ///
+    /// # Errors
+    /// As [`AddressSpace::revoke`].
+    pub fn revoke_in_place(
+        &self,
+        changes: &[Change],
+        spent: &[FrameRange],
+    ) -> Result<Option<Stragglers>, Error> {
+        if !self.revokes_in_place() {
+            return Ok(None);
+        }
+        check(changes)?;
+        let _tree = self.tree.lock();
+        let spent = spent.iter().map(|range| {
+            let start = self.machine.arena().gpa(range.first).0;
+            (start..start + u64::from(range.count) * PAGE_SIZE, false)
+        });
+        let mut spent = spent.collect::<Vec<_>>();
+        spent.sort_unstable_by_key(|(range, _)| range.start);
+        let mut pass = self.change_entries(changes, spent);
+        if !pass.lost {
+            return Ok(Some(Stragglers::default()));
+        }
+        fence(Ordering::SeqCst);
+        let stragglers = Stragglers::of(&self.runners.lock());
+        self.finish(&mut pass)?;
+        Ok(Some(stragglers))
+    }
+
     /// `revoke` for a caller that holds the `tree` lock and has checked the ranges.
     pub(crate) fn revoke_locked(&self, changes: &[Change]) -> Result<(), Error> {
+        let mut pass = self.change_entries(changes, Vec::new());
+        if !pass.lost {
+            return Ok(());
+        }
+        self.tlb_generation.fetch_add(1, Ordering::SeqCst);
+        self.expel();
+        self.finish(&mut pass)
+    }
+
+    fn change_entries(&self, changes: &[Change], spent: Vec<(Range<u64>, bool)>) -> Pass {
         let mut pass = Pass {
             shadow: self.machine.mode().paging == Paging::Shadow,
             lost: false,
             data: Vec::new(),
+            spent,
             later: Vec::new(),
             unlinked: Vec::new(),
             out_of_memory: false,
@@ -90,14 +136,14 @@ impl AddressSpace {
                 Change::Protect { range, perms } => self.change(&mut pass, range, *perms),
             }
         }
-        if !pass.lost {
-            return Ok(());
-        }
-        self.tlb_generation.fetch_add(1, Ordering::SeqCst);
-        self.expel();
-        let dropped = if pass.shadow { drop_translations(&self.machine, &mut pass.data) } else { Ok(()) };
+        pass
+    }
+
+    /// What comes after the vCPUs.
+    fn finish(&self, pass: &mut Pass) -> Result<(), Error> {
+        let dropped = if pass.shadow { drop_translations(&self.machine, pass) } else { Ok(()) };
         let tables = self.machine.tables();
-        for (table, at, entry) in pass.later {
+        for (table, at, entry) in pass.later.drain(..) {
             tables.entry(table, at).store(entry, Ordering::SeqCst);
         }
         tables.free(&pass.unlinked, None, pass.shadow);
@@ -149,13 +195,14 @@ impl AddressSpace {
         if kept == entry {
             return;
         }
-        pass.note(entry & ADDRESS, HUGE);
         if whole {
-            slot.store(kept, Ordering::SeqCst);
+            pass.note(restrict_in(slot, keep), HUGE);
             return;
         }
         // The entry goes and comes back as a table when no CPU holds the old translation: some CPUs do not bear both sizes.
-        slot.store(0, Ordering::SeqCst);
+        let entry = restrict_in(slot, Perms::empty());
+        pass.note(entry, HUGE);
+        pass.lost = true;
         match self.split(entry, &part, keep) {
             Ok(table) => pass.later.push((directory, at, table.to_entry())),
             Err(_) => pass.out_of_memory = true,
@@ -170,10 +217,8 @@ impl AddressSpace {
             if entry & PRESENT == 0 {
                 continue;
             }
-            let kept = restrict(entry, keep);
-            if kept != entry {
-                slot.store(kept, Ordering::SeqCst);
-                pass.note(entry & ADDRESS, PAGE_SIZE);
+            if restrict(entry, keep) != entry {
+                pass.note(restrict_in(slot, keep), PAGE_SIZE);
             }
         }
     }
@@ -266,10 +311,34 @@ impl AddressSpace {
     }
 }
 
+/// Whether the ranges are ones that can be mapped.
+fn check(changes: &[Change]) -> Result<(), Error> {
+    for change in changes {
+        let (Change::Unmap(range) | Change::Protect { range, .. }) = change;
+        if (range.start | range.end) % PAGE_SIZE != 0 || range.start > range.end || range.end > GVA_END {
+            return Err(Error::Invalid("a change must cover whole pages of the lower half"));
+        }
+    }
+    Ok(())
+}
+
 impl Pass {
-    fn note(&mut self, gpa: u64, len: u64) {
+    /// An entry that lost rights, as it was.
+    fn note(&mut self, entry: u64, len: u64) {
+        if entry & ACCESSED == 0 {
+            // No CPU, nor KVM for one, has used it: there is no translation, and none can be made of what the table says now.
+            return;
+        }
+        let gpa = entry & ADDRESS;
         self.lost = true;
         if !self.shadow {
+            return;
+        }
+        let after = self.spent.partition_point(|(range, _)| range.start <= gpa);
+        if let Some((range, lost)) = after.checked_sub(1).and_then(|at| self.spent.get_mut(at))
+            && range.end >= gpa + len
+        {
+            *lost = true;
             return;
         }
         match self.data.last_mut() {
@@ -294,13 +363,36 @@ fn restrict(entry: u64, keep: Perms) -> u64 {
     kept
 }
 
+/// Restricts an entry, whose accessed bit the CPU may be setting at this moment. Returns what it was.
+fn restrict_in(slot: &AtomicU64, keep: Perms) -> u64 {
+    let mut entry = slot.load(Ordering::SeqCst);
+    while let Err(now) =
+        slot.compare_exchange(entry, restrict(entry, keep), Ordering::SeqCst, Ordering::SeqCst)
+    {
+        entry = now;
+    }
+    entry
+}
+
 /// Makes KVM drop its translations to guest-physical ranges, by MMU notifiers: frames become read-only for the host for a
-/// moment (which other users of the arena bear, see [`crate::arena`]'s toggles), file mappings drop the host's own
-/// page-table entries. If the host forbids either, everything is flushed.
-fn drop_translations(machine: &Machine, ranges: &mut Vec<Range<u64>>) -> Result<(), Error> {
+/// moment (which other users of the arena bear, see [`crate::arena`]'s toggles), the host is told that it may take the contents of
+/// those that are spent, file mappings drop the host's own page-table entries. If the host forbids either, everything is flushed.
+fn drop_translations(machine: &Machine, pass: &mut Pass) -> Result<(), Error> {
+    let spent = pass.spent.iter().filter(|(_, lost)| *lost).map(|(range, _)| range);
+    let merged = merged(&mut pass.data, machine.arena().window_start().0);
+    if merged.len() + spent.clone().count() > FLUSH_RANGES
+        || spent.clone().any(|range| !notify_spent(machine, range))
+        || merged.iter().any(|range| !notify(machine, range))
+    {
+        return machine.flush_everything();
+    }
+    Ok(())
+}
+
+/// The ranges, sorted, with those joined that have little between them.
+fn merged(ranges: &mut Vec<Range<u64>>, windows: u64) -> Vec<Range<u64>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len().min(FLUSH_RANGES));
-    let windows = machine.arena().window_start().0;
     for range in ranges.drain(..) {
         match merged.last_mut() {
             // The two zones are notified in different ways.
@@ -313,10 +405,17 @@ fn drop_translations(machine: &Machine, ranges: &mut Vec<Range<u64>>) -> Result<
             _ => merged.push(range),
         }
     }
-    if merged.len() > FLUSH_RANGES || merged.iter().any(|range| !notify(machine, range)) {
-        return machine.flush_everything();
-    }
-    Ok(())
+    merged
+}
+
+/// Whether the notifier has run for a range of frames whose contents the host may take.
+fn notify_spent(machine: &Machine, range: &Range<u64>) -> bool {
+    let arena = machine.arena();
+    let len = range.end - range.start;
+    let (Some(offset), Ok(bytes)) = (arena.offset_of(Gpa(range.start), len), usize::try_from(len)) else {
+        return false;
+    };
+    Gpa(range.end) <= arena.window_start() && arena.memory().advise(offset, bytes, libc::MADV_FREE).is_ok()
 }
 
 /// Whether the notifier has run for the range.

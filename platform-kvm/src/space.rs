@@ -6,7 +6,8 @@
 //! Invariants, under the `tree` lock:
 //! - leaf entries below [`GVA_END`] point into the arena only, non-leaf entries into the table zone only;
 //! - every entry of the lower half has the user bit, the stub's entry in the upper half has not;
-//! - accessed and dirty bits are always set, so nobody but this module writes to a table.
+//! - dirty bits are always set, and accessed bits but in entries that [`AddressSpace::map_ahead`] made: so the CPU and KVM write to
+//!   a table only to set the accessed bit of one of those, and what takes an entry away or changes it does so atomically.
 
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::Error;
@@ -89,6 +90,8 @@ struct Mapping {
     gpa: u64,
     len: u64,
     perms: Perms,
+    /// Bits of the leaf entries besides.
+    bits: u64,
 }
 
 impl AddressSpace {
@@ -120,6 +123,7 @@ impl AddressSpace {
     pub fn map(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<(), Error> {
         let mapping = self.check(gva, gpa, len, perms)?;
         self.machine.ensure_slots(gpa, len)?;
+        let mapping = Mapping { bits: ACCESSED, ..mapping };
         let _tree = self.tree.lock();
         let mut conflicts = Vec::new();
         self.fill(mapping, &mut conflicts)?;
@@ -136,6 +140,19 @@ impl AddressSpace {
         }
     }
 
+    /// Like [`AddressSpace::map`], for memory that the guest may never touch: where it has not, taking the mapping away costs next to
+    /// nothing, because the CPU marks an entry before it uses it. Touching is dearer (KVM does not fill in neighbours). Fills empty
+    /// entries only; what else is there stays as it is.
+    ///
+    /// # Errors
+    /// As [`AddressSpace::map`].
+    pub fn map_ahead(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<(), Error> {
+        let mapping = self.check(gva, gpa, len, perms)?;
+        self.machine.ensure_slots(gpa, len)?;
+        let _tree = self.tree.lock();
+        self.fill(mapping, &mut Vec::new())
+    }
+
     fn check(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> Result<Mapping, Error> {
         if !(gva | gpa.0 | len).is_multiple_of(PAGE_SIZE) || len == 0 {
             return Err(Error::Invalid("a mapping must consist of whole pages"));
@@ -149,7 +166,7 @@ impl AddressSpace {
         if perms.is_empty() {
             return Err(Error::Invalid("a mapping needs rights"));
         }
-        Ok(Mapping { gva, gpa: gpa.0, len, perms })
+        Ok(Mapping { gva, gpa: gpa.0, len, perms, bits: 0 })
     }
 
     /// Fills what can be filled without a revocation; the ranges of the rest go to `conflicts`.
@@ -158,12 +175,7 @@ impl AddressSpace {
         let mut gva = mapping.gva;
         while gva < end {
             let stop = end.min((gva | (HUGE - 1)) + 1);
-            let part = Mapping {
-                gva,
-                gpa: mapping.gpa + (gva - mapping.gva),
-                len: stop - gva,
-                perms: mapping.perms,
-            };
+            let part = Mapping { gva, gpa: mapping.gpa + (gva - mapping.gva), len: stop - gva, ..mapping };
             self.fill_part(part, conflicts)?;
             gva = stop;
         }
@@ -179,7 +191,7 @@ impl AddressSpace {
         let whole = part.len == HUGE && part.gpa.is_multiple_of(HUGE) && self.machine.uses_huge_entries();
         if entry & PRESENT == 0 {
             if whole {
-                slot.store(leaf(part.gpa, part.perms) | LARGE, Ordering::SeqCst);
+                slot.store(leaf(part.gpa, part.perms) | part.bits | LARGE, Ordering::SeqCst);
                 return Ok(());
             }
             let table = self.machine.alloc_table()?;
@@ -188,10 +200,10 @@ impl AddressSpace {
             return Ok(());
         }
         if entry & LARGE != 0 {
-            let wanted = leaf(part.gpa - part.gva % HUGE, part.perms) | LARGE;
+            let wanted = leaf(part.gpa - part.gva % HUGE, part.perms) | part.bits | LARGE;
             match is_superset(wanted, entry) {
                 _ if entry == wanted => {}
-                true if whole => slot.store(wanted, Ordering::SeqCst),
+                true if whole && part.bits & ACCESSED != 0 => slot.store(wanted, Ordering::SeqCst),
                 _ => conflicts.push(part.gva..part.gva + part.len),
             }
             return Ok(());
@@ -212,9 +224,10 @@ impl AddressSpace {
             let gva = part.gva + offset;
             let slot = tables.entry(table, index(gva, 1));
             let entry = slot.load(Ordering::Relaxed);
-            let wanted = leaf(part.gpa + offset, part.perms);
+            let wanted = leaf(part.gpa + offset, part.perms) | part.bits;
             if entry & PRESENT == 0 || is_superset(wanted, entry) {
-                if entry != wanted {
+                // With the accessed bit, a store that overtakes the CPU's own setting of it loses nothing.
+                if entry & PRESENT == 0 || (entry != wanted && part.bits & ACCESSED != 0) {
                     slot.store(wanted, Ordering::SeqCst);
                 }
             } else {
@@ -285,13 +298,15 @@ impl AddressSpace {
         } else {
             let table = self.machine.alloc_table()?;
             for (nth, control) in self.machine.control().stub_pages().enumerate() {
-                let code = leaf(CONTROL_GPA + control * PAGE_SIZE, Perms::R | Perms::X);
+                let code = leaf(CONTROL_GPA + control * PAGE_SIZE, Perms::R | Perms::X) | ACCESSED;
                 tables.entry(table, USER_REGION_STUBS as usize + nth).store(code, Ordering::SeqCst);
             }
             link.store(table.to_entry(), Ordering::SeqCst);
             table
         };
-        tables.entry(table, number as usize).store(leaf(page.gpa().0, Perms::R | Perms::W), Ordering::SeqCst);
+        tables
+            .entry(table, number as usize)
+            .store(leaf(page.gpa().0, Perms::R | Perms::W) | ACCESSED, Ordering::SeqCst);
         Ok(())
     }
 
@@ -385,9 +400,9 @@ fn level_bytes(level: u32) -> u64 {
     1 << (12 + 9 * (level - 1))
 }
 
-/// A 4 KiB leaf entry.
+/// A 4 KiB leaf entry that nobody has used.
 fn leaf(gpa: u64, perms: Perms) -> u64 {
-    let mut entry = gpa | PRESENT | USER | ACCESSED | DIRTY;
+    let mut entry = gpa | PRESENT | USER | DIRTY;
     if perms.contains(Perms::W) {
         entry |= WRITABLE;
     }

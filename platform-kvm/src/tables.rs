@@ -20,8 +20,9 @@ pub(crate) const ENTRIES: usize = 512;
 pub(crate) const PRESENT: u64 = 1;
 pub(crate) const WRITABLE: u64 = 1 << 1;
 pub(crate) const USER: u64 = 1 << 2;
-/// Always set, so that neither CPU nor KVM ever writes to a table.
+/// The CPU, or KVM for it, sets this atomically before it uses an entry.
 pub(crate) const ACCESSED: u64 = 1 << 5;
+/// Always set, so that nobody but this crate changes it.
 pub(crate) const DIRTY: u64 = 1 << 6;
 /// In a second-level entry: maps 2 MiB.
 pub(crate) const LARGE: u64 = 1 << 7;

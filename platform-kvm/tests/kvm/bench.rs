@@ -30,6 +30,7 @@ pub fn run() {
     faults(&lab);
     mappings(&lab);
     memory(&lab);
+    in_place(&lab);
 }
 
 fn system_calls(lab: &Lab) {
@@ -170,6 +171,83 @@ fn mappings(lab: &Lab) {
             let space = eager.machine.new_address_space().unwrap();
             space.map(at, gpa, PAGE, RW).unwrap();
         }
+    });
+    free(frames);
+}
+
+/// What it costs to take pages from a thread that goes on running.
+fn in_place(lab: &Lab) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const AT: u64 = 0x6000_0000;
+    const WORDS: u64 = 0x6100_0000;
+    lab.load(programs::obey());
+    let words = lab.new_page(WORDS, RW);
+    let mut thread = lab.thread();
+    let kicker = thread.kicker();
+    let stop = AtomicBool::new(false);
+    let frames = lab.arena.alloc(64, Alignment::Page).unwrap();
+    let gpa = lab.arena.gpa(frames.first);
+    lab.arena.zero(gpa, 64 * 4096).unwrap();
+    let mut turn = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut registers = Registers { rdi: WORDS, rsi: AT, ..start() };
+            while !stop.load(Ordering::Acquire) {
+                assert_eq!(thread.run(&mut registers, &lab.space).unwrap(), Exit::Interrupted);
+            }
+        });
+        let mut touch = || {
+            turn += 1;
+            lab.set_word(words, turn);
+            while lab.word(Gpa(words.0 + 8)) != turn {
+                std::hint::spin_loop();
+            }
+        };
+        let all = |pages: u64| [Change::Unmap(AT..AT + pages * PAGE)];
+        let rounds = scaled(2_000, 50);
+        lab.space.map(AT, gpa, PAGE, RW).unwrap();
+        measure("word to a running thread and back", rounds, |n| (0..n).for_each(|_| touch()));
+        lab.space.revoke(&all(1)).unwrap();
+        for pages in [1, 16] {
+            measure(&format!("map {pages}, touch, revoke; the thread is got out"), rounds, |n| {
+                for _ in 0..n {
+                    lab.space.map(AT, gpa, pages * PAGE, RW).unwrap();
+                    touch();
+                    lab.space.revoke(&all(pages)).unwrap();
+                }
+            });
+            for (spent, what) in [(&[][..], "kept"), (&[frames][..], "spent")] {
+                measure(&format!("map {pages}, touch, revoke in place, {what}"), rounds, |n| {
+                    for _ in 0..n {
+                        lab.space.map(AT, gpa, pages * PAGE, RW).unwrap();
+                        touch();
+                        let done = lab.space.revoke_in_place(&all(pages), spent).unwrap();
+                        if done.is_none() {
+                            lab.space.revoke(&all(pages)).unwrap();
+                        }
+                    }
+                });
+            }
+        }
+        measure("map ahead, touch, revoke in place, spent", rounds, |n| {
+            for _ in 0..n {
+                lab.space.map_ahead(AT, gpa, PAGE, RW).unwrap();
+                touch();
+                if lab.space.revoke_in_place(&all(1), &[frames]).unwrap().is_none() {
+                    lab.space.revoke(&all(1)).unwrap();
+                }
+            }
+        });
+        measure("map 16 ahead, revoke in place untouched", rounds, |n| {
+            for _ in 0..n {
+                lab.space.map_ahead(AT, gpa, 16 * PAGE, RW).unwrap();
+                if lab.space.revoke_in_place(&all(16), &[frames]).unwrap().is_none() {
+                    lab.space.revoke(&all(16)).unwrap();
+                }
+            }
+        });
+        stop.store(true, Ordering::Release);
+        kicker.kick();
     });
     free(frames);
 }

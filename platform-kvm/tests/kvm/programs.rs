@@ -44,6 +44,8 @@ programs! {
     count: "2: inc qword ptr [rdi]", "jmp 2b";
     /// Copies [rsi] to [rdi] for ever, counting at [rdi + 8].
     watch: "2: mov rax, [rsi]", "mov [rdi], rax", "inc qword ptr [rdi + 8]", "jmp 2b";
+    /// Waits until the word at rdi differs from the one after it, writes it to [rsi], then there.
+    obey: "2: mov rax, [rdi]", "cmp rax, [rdi + 8]", "je 2b", "mov [rsi], rax", "mov [rdi + 8], rax", "jmp 2b";
     /// Calls rsi for ever, stores what it returns at [rdi], counts at [rdi + 8].
     call: "2: call rsi", "mov [rdi], rax", "inc qword ptr [rdi + 8]", "jmp 2b";
     /// Returns a constant that the host may change (at offset 1).

@@ -2,7 +2,9 @@
 
 use crate::lab::*;
 use crate::programs::{self, one};
-use caisson_platform_kvm::{AddressSpace, Alignment, Change, Exit, Frame, Gpa, Registers};
+use caisson_platform_kvm::{
+    AddressSpace, Alignment, Change, Exit, Frame, FrameRange, Gpa, Paging, Registers, Stragglers,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -111,6 +113,139 @@ pub fn unmapped_page_is_gone_while_running() {
             runners.none_sees_poison();
         }
     });
+}
+
+/// Takes rights away with the runners left in the guest where the host's paging allows that, and whether it does.
+fn revoke_in_place(lab: &Lab, changes: &[Change], spent: &[FrameRange]) -> Option<Stragglers> {
+    let stragglers = lab.space.revoke_in_place(changes, spent).unwrap();
+    assert_eq!(stragglers.is_some(), lab.machine.mode().paging == Paging::Shadow);
+    if stragglers.is_none() {
+        lab.space.revoke(changes).unwrap();
+    }
+    stragglers
+}
+
+/// As `unmapped_page_is_gone_while_running`, but nobody is made to leave; also for pages that were mapped ahead, and also with faults
+/// half done when the entry goes.
+pub fn unmapped_in_place_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::watch());
+    let frame = lab.frame();
+    let gpa = lab.arena.gpa(frame);
+    let spent = [FrameRange { first: frame, count: 1 }];
+    let unmap = [Change::Unmap(TARGET..TARGET + PAGE)];
+    let runners = Runners::new(&lab, 3);
+    runners.with(|runners| {
+        for round in 1..scaled(2_000, 30) {
+            lab.set_word(gpa, round);
+            if round % 3 == 0 {
+                lab.space.map(TARGET, gpa, PAGE, R).unwrap();
+            } else {
+                lab.space.map_ahead(TARGET, gpa, PAGE, R).unwrap();
+            }
+            if round % 4 < 2 {
+                runners.all_see(round);
+            } else {
+                (0..round % 7 * 300).for_each(|_| std::hint::spin_loop());
+            }
+            // What is spent may lose its contents at any time.
+            let spent = if round % 2 == 0 { &spent[..] } else { &[] };
+            revoke_in_place(&lab, &unmap, spent);
+            lab.set_word(gpa, POISON);
+            runners.none_sees_poison();
+        }
+    });
+}
+
+pub fn write_protected_in_place_while_running() {
+    let lab = Lab::new();
+    lab.load(programs::count());
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for round in 0..scaled(300, 15) {
+            let all = REPORT..REPORT + runners.reports.len() as u64 * PAGE;
+            for (n, gpa) in runners.reports.iter().enumerate() {
+                let (at, from) = (REPORT + n as u64 * PAGE, runners.value(n));
+                if round % 2 == 0 {
+                    revoke_in_place(&lab, &[Change::Unmap(at..at + PAGE)], &[]);
+                    lab.space.map_ahead(at, *gpa, PAGE, RW).unwrap();
+                } else {
+                    lab.space.map(at, *gpa, PAGE, RW).unwrap();
+                }
+                let deadline = Instant::now() + Duration::from_secs(60);
+                while runners.value(n) == from {
+                    assert!(Instant::now() < deadline, "runner {n} does not run");
+                    std::thread::yield_now();
+                }
+            }
+            revoke_in_place(&lab, &[Change::Protect { range: all, perms: R }], &[]);
+            let frozen = (0..runners.reports.len()).map(|n| runners.value(n)).collect::<Vec<_>>();
+            std::thread::sleep(Duration::from_micros(200));
+            for (n, value) in frozen.into_iter().enumerate() {
+                assert_eq!(runners.value(n), value, "runner {n} wrote to a protected page");
+            }
+        }
+    });
+}
+
+/// Who was in the guest counts as there until it has left, and can be got out.
+pub fn stragglers_leave() {
+    let lab = Lab::new();
+    lab.load(programs::watch());
+    let gpa = lab.new_page(TARGET, R);
+    let runners = Runners::new(&lab, 2);
+    runners.with(|runners| {
+        for round in 1..scaled(200, 10) {
+            lab.set_word(gpa, round);
+            lab.space.map(TARGET, gpa, PAGE, R).unwrap();
+            runners.all_see(round);
+            // Write protection takes nothing from readers, so that they go on.
+            lab.space.map(TARGET, gpa, PAGE, RW).unwrap();
+            let protect = [Change::Protect { range: TARGET..TARGET + PAGE, perms: R }];
+            let Some(stragglers) = revoke_in_place(&lab, &protect, &[]) else { continue };
+            if round % 2 == 0 {
+                assert!(!stragglers.are_gone(), "readers were made to leave");
+            }
+            stragglers.expel();
+            assert!(stragglers.are_gone());
+        }
+    });
+    assert!(Stragglers::default().are_gone());
+    let unused = lab.space.revoke_in_place(&[Change::Unmap(0..PAGE)], &[]).unwrap();
+    assert!(unused.is_none_or(|stragglers| stragglers.are_gone()));
+}
+
+/// What nobody has touched costs no translation; what somebody has, also through the host's tables, does.
+pub fn mapped_ahead_is_taken_away() {
+    let lab = Lab::new();
+    lab.load(one::read());
+    let frames = lab.arena.alloc(16, Alignment::Page).unwrap();
+    let gpa = lab.arena.gpa(frames.first);
+    let other = lab.arena.gpa(lab.frame());
+    let mut thread = lab.thread();
+    for round in 0..scaled(300, 20) {
+        let touched = TARGET + round % 16 * PAGE;
+        lab.set_word(Gpa(gpa.0 + round % 16 * PAGE), round);
+        lab.space.map_ahead(TARGET, gpa, 16 * PAGE, RW).unwrap();
+        assert_eq!(lab.space.lookup(touched), Some((Gpa(gpa.0 + round % 16 * PAGE), RW)));
+        let mut registers = Registers { rdi: touched, ..start() };
+        assert_eq!(thread.run(&mut registers, &lab.space).unwrap(), Exit::Syscall);
+        assert_eq!(registers.rax, round);
+        // Over something else it changes nothing; `map` does.
+        lab.space.map_ahead(TARGET, other, PAGE, RW).unwrap();
+        assert_eq!(lab.space.lookup(TARGET), Some((gpa, RW)));
+        if round % 2 == 0 {
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + 16 * PAGE)]).unwrap();
+        } else {
+            revoke_in_place(&lab, &[Change::Unmap(TARGET..TARGET + 16 * PAGE)], &[frames]);
+        }
+        for addr in [touched, TARGET] {
+            let mut registers = Registers { rdi: addr, ..start() };
+            let exit = thread.run(&mut registers, &lab.space).unwrap();
+            assert_eq!(exit, Exit::PageFault { addr, write: false, exec: false, present: false });
+        }
+    }
+    free(frames);
 }
 
 pub fn write_protected_while_running() {
