@@ -17,6 +17,17 @@
 //!    in whatever shadow page it is: [`drop_translations`].
 //! 5. Only now writes entries of another shape (a table where a 2 MiB entry was) and frees what was unlinked.
 //!
+//! # In place (shadow paging only)
+//! [`AddressSpace::revoke_in_place`] leaves step 3 out. What a vCPU has half done is then settled by KVM and by the caller:
+//! - *a fault that is to install a translation*: KVM reads the guest entries of every level again under its `mmu_lock` and installs only what they
+//!   still say; the notifier takes the same lock. If the fault has it first, the notifier finds its translation; if the notifier has it first, the
+//!   fault sees the changed entry and starts again. The same holds for translations that KVM adds beside the one it was asked for.
+//! - *an access that KVM makes itself* (it emulates an instruction): it goes to the host's memory without a translation, and nothing takes it
+//!   back. It has ended when the vCPU has left the guest. So the caller keeps the pages until then: [`Stragglers`].
+//!
+//! An entry whose accessed bit is clear when it is taken away has never been used for any of this: CPU and KVM set the bit, by an atomic exchange
+//! with the entry they have read, before they do anything with the translation. It needs no revocation at all.
+//!
 //! # Why tables are not simply reused (shadow paging)
 //! KVM's shadow pages are filed under the guest page they shadow, and a non-leaf shadow entry survives the guest entry it was
 //! made from. If an unlinked table became another table, the old link would show its new contents. So:

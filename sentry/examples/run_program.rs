@@ -1,7 +1,7 @@
 //! Runs programs of the host in a container without a shim and a gofer: the quickest way to try the kernel.
 //!
 //! ```text
-//! run_program [--strace] [--exitless=off] [--root HOST_DIR] [--bind HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
+//! run_program [--strace] [--counters] [--exitless=off] [--root HOST_DIR] [--bind HOST_DIR] [--dir HOST_DIR]… [--file HOST_FILE]… -- PROGRAM [ARG]…
 //! ```
 //! The root is a host directory behind a gofer in this process, or an empty tmpfs, with `/proc`, `/dev`, `/tmp` and copies of the
 //! named files and directories at the same places, and at `/srv` a host directory that is shared with others. Standard streams are passed on; the exit status is the program's, as a shell reports it.
@@ -21,6 +21,7 @@ use caisson_sentry::kernel::container::{
 };
 use caisson_sentry::kernel::system_info::SystemInfo;
 use caisson_sentry::kernel::{Kernel, KernelConfig};
+use caisson_sentry::platform::Platform;
 use caisson_sentry::platform::kvm::KvmPlatform;
 use caisson_sentry::task::Credentials;
 use caisson_sentry::vfs::open::OpenHow;
@@ -38,6 +39,7 @@ impl ExitListener for Silent {
 #[derive(Default)]
 struct Options {
     strace: bool,
+    counters: bool,
     exits: bool,
     root: Option<PathBuf>,
     bind: Option<PathBuf>,
@@ -51,6 +53,7 @@ fn options() -> Options {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--strace" => options.strace = true,
+            "--counters" => options.counters = true,
             "--exitless=off" => options.exits = true,
             "--root" => options.root = args.next().map(PathBuf::from),
             "--bind" => options.bind = args.next().map(PathBuf::from),
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         platform.start_dispatcher().expect("a thread");
     }
     let config = KernelConfig { hostname: "caisson".into(), system_info: SystemInfo::from_host() };
+    let counted = options.counters.then(|| platform.clone());
     let kernel = Kernel::new(platform, Arc::new(Silent), config).expect("kernel");
     register_all(&kernel);
     kernel.set_strace(options.strace);
@@ -184,5 +188,8 @@ fn main() -> ExitCode {
     }
     kernel.start("one").expect("start");
     let exit = kernel.wait("one", "").expect("wait");
+    for (name, count) in counted.iter().flat_map(|platform| platform.counters()) {
+        eprintln!("{count:>12} {name}");
+    }
     ExitCode::from(u8::try_from(exit.status.shell_status()).unwrap_or(255))
 }

@@ -176,6 +176,16 @@ pub fn was_declined() -> bool {
     SLEEPING.get() == Sleeping::Missed
 }
 
+/// For a call that had better be made by an exit unless it is quick, before its first side effect: whether that is so, and a dispatcher is
+/// making it. It must fail then, with whatever error.
+pub fn decline_unless(quick: impl FnOnce() -> bool) -> bool {
+    let declines = SLEEPING.get() != Sleeping::Allowed && !quick();
+    if declines {
+        SLEEPING.set(Sleeping::Missed);
+    }
+    declines
+}
+
 /// For a call that was to sleep after a part of its work, which cannot be undone: if its sleep was declined, it may sleep after all. Returns
 /// whether that is so; the wait is then to be tried again.
 pub fn go_on() -> bool {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use linux_raw_sys::general as linux;
 
-use super::extent_map::ExtentMap;
+use super::extent_map::{ExtentMap, Run};
 use super::fault::MemoryAccess;
 use super::mappable::Mappable;
 use super::vma::{Prot, Source, Vma, VmaFlags};
 use super::{MAX_MAP_COUNT, Mm, Remains, page_numbers, user_range};
 use crate::errno::{Errno, SysResult};
 use crate::platform::{Change, PAGE_SIZE};
+use crate::wait;
 
 /// What `madvise` can say, for the advice this kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,12 +134,16 @@ impl Mm {
                 .overlapping(range.clone())
                 .map(|vma| vma.start.max(range.start)..vma.end.min(range.end))
                 .collect();
-            let changes: Vec<Change> = parts.iter().cloned().map(Change::Unmap).collect();
-            let revoked = self.revoke(&changes, &mut remains);
-            let mut pages = self.pages.lock();
-            for part in &parts {
-                remains.runs.extend(pages.remove(page_numbers(part)));
+            if wait::decline_unless(|| self.is_quick(&state, &range)) {
+                return Err(Errno::EAGAIN);
             }
+            let changes: Vec<Change> = parts.iter().cloned().map(Change::Unmap).collect();
+            let mut pages = self.pages.lock();
+            let going: Vec<Run> = parts.iter().flat_map(|part| pages.remove(page_numbers(part))).collect();
+            let revoked = self.revoke_in_place(&changes, &going, &mut remains);
+            remains.runs.extend(going);
+            drop(pages);
+            self.defer(&mut remains);
             result = result.and(revoked);
         }
         drop(state);

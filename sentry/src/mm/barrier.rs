@@ -29,9 +29,8 @@ impl Mm {
         let vma = readable(preferred).or_else(|| state.vmas.iter().find(|vma| !vma.prot.is_empty()));
         let Some(vma) = vma else { return Ok(()) };
         let page = page_down(preferred.clamp(vma.start, vma.end - 1));
-        if self.space.lookup(page).is_none() {
-            self.resolve(vma, page, MemoryAccess::Read).map_err(|_| Errno::ENOMEM)?;
-        }
+        // Also when it is mapped: it may be so ahead of its use, and costs nobody a thing then.
+        self.resolve(vma, page, MemoryAccess::Read).map_err(|_| Errno::ENOMEM)?;
         self.space.revoke(&[Change::Unmap(page..page + PAGE_SIZE)])
     }
 }

@@ -53,6 +53,9 @@ impl Mm {
         state.brk = wanted;
         drop(state);
         drop(remains);
+        if new_end > old_end {
+            self.map_ahead(old_end);
+        }
         wanted
     }
 

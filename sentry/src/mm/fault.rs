@@ -14,7 +14,7 @@ use super::vma::{Prot, Source, Vma, VmaFlags};
 use super::vma_map::STACK_GUARD_GAP;
 use super::{Mm, page_down, page_numbers};
 use crate::errno::Errno;
-use crate::platform::{GVA_END, Gpa, PAGE_SIZE, Perms};
+use crate::platform::{Alignment, GVA_END, Gpa, PAGE_SIZE, Perms};
 
 /// Pages of an object that a read fault maps around the address.
 const READ_AROUND: u64 = 128;
@@ -24,7 +24,7 @@ const WRITE_AROUND: u64 = 16;
 const COPY_ALONE: u64 = 4;
 const COPY_SEQUENTIAL: u64 = 16;
 /// Pages allocated by a touch of anonymous memory with nothing around it.
-const FIRST: u32 = 16;
+pub(super) const FIRST: u32 = 16;
 /// Pages of a 2 MiB entry.
 pub(super) const HUGE: u64 = 512;
 
@@ -260,6 +260,30 @@ impl Mm {
         self.enter(run, perms)?;
         let fresh = Some(run).filter(|run| run.count > FIRST);
         Ok(Piece { fresh, ..self.piece(&run, addr) })
+    }
+
+    /// Gives a new mapping of anonymous memory at `start` the pages that its first touch would, where they are few: the program is about to
+    /// use it, and a fault costs ten times as much. Best effort.
+    pub(super) fn map_ahead(&self, start: u64) {
+        let state = self.state.read();
+        let Some(vma) = state.vmas.find(start) else { return };
+        let Some(perms) = vma.prot.perms().filter(|perms| perms.contains(Perms::W)) else { return };
+        if !vma.is_private() || !matches!(vma.source, Source::Anonymous) {
+            return;
+        }
+        let first = start / PAGE_SIZE;
+        let mut pages = self.pages.lock();
+        let end = (first + u64::from(FIRST)).min(vma.end / PAGE_SIZE);
+        let end = pages.next_present(first).unwrap_or(u64::MAX).min(end);
+        let Some(count) = u32::try_from(end.saturating_sub(first)).ok().filter(|count| *count > 0) else {
+            return;
+        };
+        let Ok(frames) = self.arena.alloc(count, Alignment::Page) else { return };
+        let run = Run { page: first, first: frames.first, count, ownership: Ownership::Exclusive };
+        pages.insert(run);
+        self.note_rss(&pages);
+        // If there is no room for tables, the fault finds the pages.
+        let _ = self.space.map_ahead(start, self.arena.gpa(run.first), u64::from(count) * PAGE_SIZE, perms);
     }
 
     /// Lets the host back a run now: KVM then enters neighbouring translations together instead of one by one, at a fraction

@@ -7,6 +7,7 @@ use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
 use super::anonymous_object::AnonymousObject;
+use super::fault::FIRST;
 use super::lock::LockMode;
 use super::mappable::{Mappable, MappingIdentity, MappingSet, PrivateCopies};
 use super::vma::{ObjectMapping, Prot, Source, Vma, VmaFlags, is_data};
@@ -17,6 +18,7 @@ use super::{
 use crate::errno::{Errno, SysResult};
 use crate::platform::{Change, GVA_END, PAGE_SIZE};
 use crate::vfs::File;
+use crate::wait;
 
 bitflags! {
     /// `MAP_*`, without the sharing type.
@@ -121,6 +123,8 @@ impl Mm {
             let _ = self.populate(range, None);
         } else if request.backing.is_some() && len <= 64 * PAGE_SIZE && !request.prot.is_empty() {
             self.map_small_object(start);
+        } else if request.backing.is_none() && len <= u64::from(FIRST) * PAGE_SIZE {
+            self.map_ahead(start);
         }
         Ok(start)
     }
@@ -134,10 +138,26 @@ impl Mm {
         if state.vmas.splits(range.clone()) == 2 && state.vmas.len() + 1 > MAX_MAP_COUNT {
             return Err(Errno::ENOMEM);
         }
+        if wait::decline_unless(|| self.is_quick(&state, &range)) {
+            return Err(Errno::EAGAIN);
+        }
         let result = self.unmap_locked(&mut state, range, &mut remains);
         drop(state);
         drop(remains);
         result
+    }
+
+    /// Whether the pages of a range can be taken away while the caller's vCPU stays in the guest, and that is the quicker way.
+    pub(super) fn is_quick(&self, state: &State, range: &Range<u64>) -> bool {
+        const FEW: u64 = 512;
+        let own = |vma: &Vma| matches!(vma.source, Source::Anonymous);
+        let few = || {
+            self.pages.lock().runs(page_numbers(range)).map(|run| u64::from(run.count)).sum::<u64>() <= FEW
+        };
+        self.space.revokes_in_place()
+            && !self.limbo.is_full()
+            && state.vmas.overlapping(range.clone()).all(own)
+            && few()
     }
 
     /// Takes everything out of a range. `remains` must be dropped after the lock.
@@ -151,12 +171,27 @@ impl Mm {
             return Err(Errno::EPERM);
         }
         let removed = state.vmas.remove(range);
+        if removed.is_empty() {
+            return Ok(());
+        }
         let changes: Vec<Change> = removed.iter().map(|vma| Change::Unmap(vma.start..vma.end)).collect();
-        let result = self.revoke(&changes, remains);
+        // What objects show may become something else as soon as they are let go.
+        let own = removed.iter().all(|vma| matches!(vma.source, Source::Anonymous));
         let mut pages = self.pages.lock();
+        let first = remains.runs.len();
         for vma in &removed {
             remains.runs.extend(pages.remove(page_numbers(&(vma.start..vma.end))));
         }
+        let result = if own {
+            let going = remains.runs.split_off(first);
+            let result = self.revoke_in_place(&changes, &going, remains);
+            remains.runs.extend(going);
+            result
+        } else {
+            self.revoke(&changes, remains)
+        };
+        drop(pages);
+        self.defer(remains);
         remains.vmas.extend(removed);
         result
     }

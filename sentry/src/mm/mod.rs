@@ -15,7 +15,7 @@
 //!   them from, and [`MappingSet`] through which an object takes its pages back.
 //!
 //! # Locks
-//! `io_gate` → `state` (VMA tree, readers-writer) → `pages` (private pages) → locks inside objects' `translate` → space, arena.
+//! `io_gate` → `state` (VMA tree, readers-writer) → `pages` (private pages) → `limbo`; locks inside objects' `translate` → space, arena.
 //! Faults and user copies hold `state` for reading; whatever takes mappings or frames away holds it for writing. So memory
 //! found under the read lock stays valid while the lock is held, with one exception: a frame shared copy-on-write may be
 //! replaced (and freed by its last owner) under the read lock, and is pinned while it is copied from.
@@ -42,6 +42,7 @@ mod fork;
 mod frame_store;
 mod futex_key;
 mod layout;
+mod limbo;
 mod lock;
 mod map;
 mod mappable;
@@ -74,10 +75,11 @@ pub use vma::{Prot, VmaFlags};
 pub use window_cache::{WindowAccess, WindowCache, WindowSource};
 
 use crate::errno::{Errno, SysResult};
-use crate::platform::{Arena, Change, GVA_END, PAGE_SIZE, Platform, Space};
+use crate::platform::{Arena, Change, GVA_END, PAGE_SIZE, Platform, Space, Stragglers};
 use crate::task::processors::Processors;
 use crate::vfs::File;
 use extent_map::{ExtentMap, Run};
+use limbo::Limbo;
 use vma::Vma;
 use vma_map::VmaMap;
 
@@ -157,6 +159,8 @@ pub struct Mm {
     state: RwLock<State>,
     /// By guest page number.
     pages: PrivatePages,
+    /// Goes after `space`, too.
+    limbo: Limbo,
     limits: Mutex<MemoryLimits>,
     image: Mutex<ImageInfo>,
     peak_bytes: AtomicU64,
@@ -183,6 +187,7 @@ impl Mm {
             io_gate: RwLock::new(()),
             state: RwLock::default(),
             pages: PrivatePages { arena: platform.arena(), map: Mutex::default() },
+            limbo: Limbo::new(platform.arena()),
             limits: Mutex::new(limits),
             image: Mutex::default(),
             peak_bytes: AtomicU64::new(0),
@@ -251,6 +256,7 @@ impl Mm {
     /// Takes rights away. A platform failure leaves pages reachable that must not be, so the caller's `remains` are then
     /// leaked instead of freed.
     fn revoke(&self, changes: &[Change], remains: &mut Remains) -> SysResult {
+        self.settle();
         if changes.is_empty() {
             return Ok(());
         }
@@ -304,12 +310,14 @@ struct Remains {
     arena: &'static Arena,
     vmas: Vec<Vma>,
     runs: Vec<Run>,
+    /// Who may still be at the pages: see [`Mm::defer`].
+    stragglers: Option<Box<dyn Stragglers>>,
     frames_are_lost: bool,
 }
 
 impl Remains {
     fn new(arena: &'static Arena) -> Remains {
-        Remains { arena, vmas: Vec::new(), runs: Vec::new(), frames_are_lost: false }
+        Remains { arena, vmas: Vec::new(), runs: Vec::new(), stragglers: None, frames_are_lost: false }
     }
 }
 
@@ -317,6 +325,9 @@ impl Drop for Remains {
     fn drop(&mut self) {
         if self.frames_are_lost {
             return;
+        }
+        if let Some(stragglers) = &self.stragglers {
+            stragglers.expel();
         }
         for run in &self.runs {
             self.arena.release(run.frames());

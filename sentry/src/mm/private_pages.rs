@@ -42,6 +42,7 @@ impl Mm {
             return Err(FaultOutcome::Bus);
         }
         // Replacing the entries revokes the old ones, so the old frames are out of reach when they are let go.
+        self.settle();
         if let Err(outcome) = self.enter(new, perms) {
             self.arena.release(new.frames());
             return Err(outcome);

@@ -6,6 +6,7 @@ use super::vma::{Prot, Vma, VmaFlags, is_data};
 use super::{MAX_MAP_COUNT, Mm, Remains, user_range};
 use crate::errno::{Errno, SysResult};
 use crate::platform::{Change, Perms};
+use crate::wait;
 
 /// Present pages that get new rights at once instead of at their next fault.
 const EAGER_PAGES: u64 = 1024;
@@ -26,6 +27,9 @@ impl Mm {
             .overlapping(range.clone())
             .map(|vma| (vma.start.max(range.start)..vma.end.min(range.end), vma.prot, vma.flags))
             .collect();
+        if wait::decline_unless(|| self.is_quick(&state, &range)) {
+            return Err(Errno::EAGAIN);
+        }
         let mut changes = Vec::new();
         let mut granted = Vec::new();
         let mut at = range.start;
@@ -60,7 +64,8 @@ impl Mm {
         if result.is_ok() && at < range.end {
             result = Err(Errno::ENOMEM);
         }
-        let revoked = self.revoke(&changes, &mut remains);
+        let revoked = self.revoke_in_place(&changes, &[], &mut remains);
+        self.defer(&mut remains);
         for range in granted {
             for vma in state.vmas.overlapping(range.clone()) {
                 self.enter_present(vma, &range, EAGER_PAGES);

@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::{
-    Arena, ArenaConfig, Change, Exit, FpuState, GVA_END, Gpa, GuestThread, Kick, Kicker, PAGE_SIZE, Perms,
-    Platform, Registers, Space,
+    Arena, ArenaConfig, Change, Exit, FpuState, FrameRange, GVA_END, Gpa, GuestThread, InPlace, Kick, Kicker,
+    PAGE_SIZE, Perms, Platform, Registers, Space, Stragglers,
 };
 use crate::errno::{Errno, SysResult};
 
@@ -94,6 +94,40 @@ struct Tables {
     entries: BTreeMap<u64, (Gpa, Perms)>,
     maps: usize,
     revokes: usize,
+    /// Who is in the guest, if anybody.
+    inside: Option<Arc<FakeStraggler>>,
+}
+
+/// A thread that is in the guest of a [`FakeSpace`].
+#[derive(Default)]
+pub struct FakeStraggler {
+    left: AtomicBool,
+    expelled: AtomicBool,
+}
+
+impl FakeStraggler {
+    /// It leaves.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was made to.
+    pub fn was_expelled(&self) -> bool {
+        self.expelled.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeStragglers(Arc<FakeStraggler>);
+
+impl Stragglers for FakeStragglers {
+    fn are_gone(&self) -> bool {
+        self.0.left.load(Ordering::SeqCst)
+    }
+
+    fn expel(&self) {
+        self.0.expelled.store(!self.are_gone(), Ordering::SeqCst);
+        self.0.leave();
+    }
 }
 
 /// Page tables as a map from page to entry.
@@ -135,6 +169,13 @@ impl FakeSpace {
     pub fn store(&self, gva: u64, value: u8) -> Result<(), Exit> {
         let gpa = self.touch(gva, Perms::W)?;
         self.arena.write(gpa, &[value]).map_err(|_| Exit::HostFault)
+    }
+
+    /// A thread is in the guest from now on.
+    pub fn enter_guest(&self) -> Arc<FakeStraggler> {
+        let inside = Arc::new(FakeStraggler::default());
+        self.tables.lock().inside = Some(inside.clone());
+        inside
     }
 
     /// Pages that are mapped.
@@ -191,6 +232,21 @@ impl Space for FakeSpace {
             }
         }
         Ok(())
+    }
+
+    fn revokes_in_place(&self) -> bool {
+        true
+    }
+
+    fn revoke_in_place(&self, changes: &[Change], spent: &[FrameRange]) -> SysResult<InPlace> {
+        self.revoke(changes)?;
+        for range in spent {
+            // Nobody may miss it.
+            let bytes = usize::try_from(u64::from(range.count) * PAGE_SIZE).map_err(|_| Errno::EINVAL)?;
+            self.arena.zero(self.arena.gpa(range.first), bytes).map_err(|_| Errno::EFAULT)?;
+        }
+        let inside = self.tables.lock().inside.clone().filter(|inside| !inside.left.load(Ordering::SeqCst));
+        Ok(inside.map_or(InPlace::Done, |inside| InPlace::Stragglers(Box::new(FakeStragglers(inside)))))
     }
 
     fn revoke_unbacked(&self) -> SysResult<usize> {

@@ -8,7 +8,8 @@ use caisson_platform_kvm as platform_kvm;
 use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
 
 use super::{
-    Answer, Arena, Change, Exit, FpuState, Gpa, GuestThread, Kick, Kicker, Perms, Platform, Registers, Space,
+    Answer, Arena, Change, Exit, FpuState, FrameRange, Gpa, GuestThread, InPlace, Kick, Kicker, Perms,
+    Platform, Registers, Space, Stragglers,
 };
 use crate::errno::{Errno, SysResult};
 
@@ -126,6 +127,23 @@ impl Space for KvmSpace {
         self.space.revoke(changes).map_err(|error| errno(&error))
     }
 
+    fn map_ahead(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> SysResult {
+        self.space.map_ahead(gva, gpa, len, perms).map_err(|error| errno(&error))
+    }
+
+    fn revokes_in_place(&self) -> bool {
+        self.space.revokes_in_place()
+    }
+
+    fn revoke_in_place(&self, changes: &[Change], spent: &[FrameRange]) -> SysResult<InPlace> {
+        let done = self.space.revoke_in_place(changes, spent).map_err(|error| errno(&error))?;
+        Ok(match done {
+            None => InPlace::Impossible,
+            Some(stragglers) if stragglers.are_gone() => InPlace::Done,
+            Some(stragglers) => InPlace::Stragglers(Box::new(stragglers)),
+        })
+    }
+
     fn revoke_unbacked(&self) -> SysResult<usize> {
         let pages = self.space.revoke_unbacked().map_err(|error| errno(&error))?;
         Ok(usize::try_from(pages).unwrap_or(usize::MAX))
@@ -133,6 +151,16 @@ impl Space for KvmSpace {
 
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {
         self.space.lookup(gva)
+    }
+}
+
+impl Stragglers for platform_kvm::Stragglers {
+    fn are_gone(&self) -> bool {
+        platform_kvm::Stragglers::are_gone(self)
+    }
+
+    fn expel(&self) {
+        platform_kvm::Stragglers::expel(self);
     }
 }
 

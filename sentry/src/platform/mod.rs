@@ -65,12 +65,43 @@ pub trait Space: Any + Send + Sync {
     /// Maps `[gva, gva + len)` to `[gpa, …)`. Filling holes and granting rights is cheap; where something else was mapped, or rights
     /// get lost, this revokes first. `ENOMEM` without table pages.
     fn map(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> SysResult;
+    /// Maps like `map` what the guest may never touch, so that taking it away untouched costs nothing. Fills holes only.
+    fn map_ahead(&self, gva: u64, gpa: Gpa, len: u64, perms: Perms) -> SysResult {
+        self.map(gva, gpa, len, perms)
+    }
     /// Takes rights away; when it returns, no guest thread can use them any more. Batch.
     fn revoke(&self, changes: &[Change]) -> SysResult;
+    /// Whether [`Space::revoke_in_place`] works here.
+    fn revokes_in_place(&self) -> bool {
+        false
+    }
+    /// Takes rights away while guest threads run on, where the host allows that. No instruction uses them when it returns, but
+    /// the host may be in the middle of an access: see [`InPlace`]. `spent` are frames that go and whose contents nobody needs.
+    fn revoke_in_place(&self, _changes: &[Change], _spent: &[FrameRange]) -> SysResult<InPlace> {
+        Ok(InPlace::Impossible)
+    }
     /// After [`Exit::HostFault`]: unmaps what the host cannot back any more and returns how many pages that were.
     fn revoke_unbacked(&self) -> SysResult<usize>;
     /// What the entry for an address says: the guest-physical address of that byte, and the rights.
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)>;
+}
+
+/// What [`Space::revoke_in_place`] did.
+pub enum InPlace {
+    /// Nothing: [`Space::revoke`] is the only way.
+    Impossible,
+    /// Rights are gone for everybody.
+    Done,
+    /// What was mapped must not get into other hands before they have left the guest.
+    Stragglers(Box<dyn Stragglers>),
+}
+
+/// Threads that were in the guest at some moment.
+pub trait Stragglers: Send + Sync {
+    /// Whether all have left it since.
+    fn are_gone(&self) -> bool;
+    /// Gets them out, and waits for it.
+    fn expel(&self);
 }
 
 /// A guest thread's machine context.

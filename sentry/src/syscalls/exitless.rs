@@ -4,7 +4,7 @@
 //! effect (then the dispatcher declines, and the call is made again by an exit). Everything else exits:
 //! - what starts, ends or replaces threads and processes, changes base registers, or returns from a signal;
 //! - what always sleeps: `pause`, `nanosleep`, `sigsuspend`, `wait4`, …; so does what swaps the signal mask for the time of a sleep;
-//! - what takes memory away: its revocation gets the caller's vCPU out of the guest anyway;
+//! - what takes much memory away, or takes it where the vCPU has to leave the guest for that anyway ([`crate::wait::decline_unless`]);
 //! - `MSG_WAITALL`, and long writes, which may sleep after a part of their work. (Where a short one does, the dispatcher sleeps with it:
 //!   [`crate::wait::go_on`].)
 
@@ -150,6 +150,9 @@ const CALLS: &[u32] = &[
     n::prlimit64,
     // Memory.
     n::mmap,
+    n::munmap,
+    n::mprotect,
+    n::madvise,
     n::brk,
     n::mincore,
     // Signals and time.

@@ -51,6 +51,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 let system = nanos(stay.saturating_sub(take_slept()));
                 let exit = run_guest(&mut local);
                 left_guest = Instant::now();
+                task.mm().reap();
                 rseq::leave(&local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
