@@ -206,7 +206,7 @@ impl Control {
 }
 
 /// Where a vCPU's slot is in an address space (emulated ring 0).
-fn user_slot_gva(vcpu: u32) -> u64 {
+pub(crate) fn user_slot_gva(vcpu: u32) -> u64 {
     USER_REGION_GVA + u64::from(vcpu) * LEN
 }
 

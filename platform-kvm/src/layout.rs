@@ -35,6 +35,8 @@ pub(crate) const STUBS_PER_PAGE: u32 = 16;
 pub(crate) const USER_REGION_GVA: u64 = 0x7fff_ffe0_0000;
 /// First stub page of that region, and so the most pages of slots.
 pub(crate) const USER_REGION_STUBS: u32 = 128;
+/// From a vCPU's slot there to its syscall stub: both have the same length.
+pub(crate) const USER_SLOT_TO_STUB: u64 = USER_REGION_STUBS as u64 * 4096;
 /// As many vCPUs as fit there with their slots and stubs.
 pub(crate) const MAX_VCPUS: u32 = USER_REGION_STUBS * STUBS_PER_PAGE;
 /// The one control page that ring 3 may execute.

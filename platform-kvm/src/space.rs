@@ -11,6 +11,7 @@
 
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::Error;
+use crate::exitless::PatchedEntry;
 use crate::exitless::slot::{LEN, SlotMemory};
 use crate::host_mode::{Paging, Ring0};
 use crate::kick::Gate;
@@ -70,6 +71,8 @@ pub struct AddressSpace {
     pub(crate) tlb_generation: AtomicU64,
     /// Pages of slots (emulated ring 0).
     slots: Mutex<SlotPages>,
+    /// See [`AddressSpace::set_trampolines`]: start and end.
+    trampolines: [AtomicU64; 2],
     /// Gates of the threads that ran here last. A thread is in the list before it enters the guest.
     pub(crate) runners: Mutex<Vec<Arc<Gate>>>,
 }
@@ -104,6 +107,7 @@ impl AddressSpace {
             tree: Mutex::new(()),
             tlb_generation: AtomicU64::new(0),
             slots: Mutex::default(),
+            trampolines: [AtomicU64::new(0), AtomicU64::new(0)],
             runners: Mutex::new(Vec::new()),
         };
         // The slots that the first vCPUs need, so that running out of tables is an error here and not of `run`.
@@ -333,6 +337,25 @@ impl AddressSpace {
         (entry & PRESENT != 0).then(|| (Gpa((entry & ADDRESS) + gva % PAGE_SIZE), perms_of(entry)))
     }
 
+    /// How patched call sites make their calls; `None` where ring 0 is native and a `syscall` is cheap.
+    pub fn patched_entry(&self) -> Option<PatchedEntry> {
+        (self.machine.mode().ring0 == Ring0::Emulated).then_some(PatchedEntry::HERE)
+    }
+
+    /// Says where the trampolines of patched call sites are (on hosts that emulate ring 0). From then on threads whose GS base is 0 run with
+    /// it at their vCPU's slot ([`crate::PatchedEntry`]), and one that is interrupted in that range comes back with
+    /// [`crate::Exit::Interrupted`], which is spurious if nobody has kicked it.
+    pub fn set_trampolines(&self, range: Range<u64>) {
+        let [start, end] = &self.trampolines;
+        start.store(range.start, Ordering::Relaxed);
+        end.store(range.end, Ordering::Release);
+    }
+
+    pub(crate) fn has_trampoline(&self, rip: u64) -> bool {
+        let [start, end] = &self.trampolines;
+        rip < end.load(Ordering::Acquire) && rip >= start.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
@@ -344,6 +367,7 @@ impl AddressSpace {
             cr3: self.root.gpa().0,
             tlb_generation: self.tlb_generation.load(Ordering::SeqCst),
             mode: self.machine.mode(),
+            patched: self.trampolines[1].load(Ordering::Relaxed) != 0,
         }
     }
 

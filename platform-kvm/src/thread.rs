@@ -116,7 +116,10 @@ impl GuestThread {
             left = dispatch.settled(index, || vcpu.settle(registers, place));
         }
         match left {
-            Left::Exit(Exit::Interrupted) => Ok(gate.take_kick().then_some(Exit::Interrupted)),
+            Left::Exit(Exit::Interrupted) => {
+                let tell = gate.take_kick() || space.has_trampoline(registers.rip);
+                Ok(tell.then_some(Exit::Interrupted))
+            }
             // Another thread's revocation had the frame read-only just then.
             Left::Exit(Exit::HostFault) if self.machine.arena().was_toggled(moment) => Ok(None),
             Left::Exit(Exit::Syscall) => {

@@ -21,6 +21,7 @@ use caisson_sentry::kernel::container::{
 };
 use caisson_sentry::kernel::system_info::SystemInfo;
 use caisson_sentry::kernel::{Kernel, KernelConfig};
+use caisson_sentry::mm::patch_counters;
 use caisson_sentry::platform::Platform;
 use caisson_sentry::platform::kvm::KvmPlatform;
 use caisson_sentry::task::Credentials;
@@ -188,7 +189,9 @@ fn main() -> ExitCode {
     }
     kernel.start("one").expect("start");
     let exit = kernel.wait("one", "").expect("wait");
-    for (name, count) in counted.iter().flat_map(|platform| platform.counters()) {
+    for (name, count) in
+        counted.iter().flat_map(|platform| platform.counters().into_iter().chain(patch_counters()))
+    {
         eprintln!("{count:>12} {name}");
     }
     ExitCode::from(u8::try_from(exit.status.shell_status()).unwrap_or(255))

@@ -36,6 +36,7 @@ pub use slot::Request;
 use slot::SlotMemory;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub use stub::PatchedEntry;
 
 // The times below are for a host on which a system call by exit costs about this many microseconds, or fewer. Where it costs more (a host that is
 // emulated itself) they are longer in proportion: a dispatcher that is awake for less than an exit takes never meets the call it was woken for.

@@ -3,6 +3,7 @@
 //! ```text
 //!   0  rax rcx r11 rsp rdi rsi rdx r10     what the user had, for the way back and as arguments
 //!  64  r8 r9 result state awake
+//!  96  check entry                            for patched call sites (emulated ring 0)
 //! 248  one word of stack
 //! ```
 //! The state goes POSTED (guest) → CLAIMED (dispatcher) → DONE | LEAVE | REFUSED (dispatcher), or POSTED → WITHDRAWN (guest).
@@ -27,6 +28,11 @@ pub(crate) const R9: u64 = 72;
 pub(crate) const RESULT: u64 = 80;
 pub(crate) const STATE: u64 = 88;
 pub(crate) const AWAKE: u64 = 92;
+pub(crate) const CHECK: u64 = 96;
+pub(crate) const ENTRY: u64 = 104;
+
+/// What [`CHECK`] holds, so that a patched call site can tell whether the GS base is a slot: a number that no other word is likely to be.
+pub(crate) const CHECK_VALUE: u32 = 0x5ca1_550f;
 
 // All even: no entry of a page table that is present looks like one of them, should a page ever be mistaken.
 /// The guest waits for somebody to claim the call.
@@ -101,6 +107,12 @@ impl SlotMemory {
     /// Whether the guest shall post its calls.
     pub(crate) fn set_awake(&self, awake: bool) {
         self.half(AWAKE).store(awake.into(), Ordering::Relaxed);
+    }
+
+    /// Lets patched call sites lead to the stub's second entry at this address.
+    pub(crate) fn set_entry(&self, entry: u64) {
+        self.word(ENTRY).store(entry, Ordering::Relaxed);
+        self.word(CHECK).store(CHECK_VALUE.into(), Ordering::Relaxed);
     }
 
     /// Takes a posted call, if it is still posted.

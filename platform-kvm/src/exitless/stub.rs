@@ -7,11 +7,14 @@
 //!   not executed natively), and the slot is a page of the address space that runs. Whoever can write to it are the threads of
 //!   that very process. Returns by `popfq` on a stack in the slot, and `jmp`.
 //!
+//! The second has another entry, for call sites that are patched ([`PatchedEntry`]): there the return address is in rcx as
+//! after `syscall`, and the flags are still where they were.
+//!
 //! The code is data to this process: it is never executed here. Whatever it is interrupted at, [`Place::of`] says
 //! where the user's registers are then.
 
 use super::slot;
-use crate::layout::{PORT_ANSWERED, PORT_SYSCALL};
+use crate::layout::{PORT_ANSWERED, PORT_SYSCALL, USER_SLOT_TO_STUB};
 use core::arch::global_asm;
 
 /// Bytes between the copies of two vCPUs.
@@ -36,6 +39,12 @@ global_asm!(
     ".hidden caisson_exitless_\\name\\()_unmade",
     ".globl caisson_exitless_\\name\\()_call",
     ".hidden caisson_exitless_\\name\\()_call",
+    ".globl caisson_exitless_\\name\\()_patched",
+    ".hidden caisson_exitless_\\name\\()_patched",
+    ".globl caisson_exitless_\\name\\()_away",
+    ".hidden caisson_exitless_\\name\\()_away",
+    ".globl caisson_exitless_\\name\\()_back",
+    ".hidden caisson_exitless_\\name\\()_back",
     ".globl caisson_exitless_\\name\\()_end",
     ".hidden caisson_exitless_\\name\\()_end",
     "caisson_exitless_\\name\\()_start:",
@@ -110,6 +119,21 @@ global_asm!(
     "caisson_exitless_\\name\\()_call:",
     "out {port_call}, al",
     "ud2",
+    // Patched call sites come here: r11 gets the flags, by way of the word of stack.
+    "caisson_exitless_\\name\\()_patched:",
+    ".if \\ring3",
+    "mov [rip + caisson_exitless_\\name\\()_start - {ahead} + {rsp}], rsp",
+    "lea rsp, [rip + caisson_exitless_\\name\\()_start - {ahead} + {stack}]",
+    "caisson_exitless_\\name\\()_away:",
+    "pushfq",
+    "pop r11",
+    "mov rsp, [rip + caisson_exitless_\\name\\()_start - {ahead} + {rsp}]",
+    "caisson_exitless_\\name\\()_back:",
+    "jmp caisson_exitless_\\name\\()_start",
+    ".else",
+    "caisson_exitless_\\name\\()_away:",
+    "caisson_exitless_\\name\\()_back:",
+    ".endif",
     "caisson_exitless_\\name\\()_end:",
     ".endm",
     "caisson_exitless native, 0",
@@ -134,6 +158,7 @@ global_asm!(
     is_done = const slot::DONE,
     is_refused = const slot::REFUSED,
     is_withdrawn = const slot::WITHDRAWN,
+    ahead = const USER_SLOT_TO_STUB,
     port_answered = const PORT_ANSWERED,
     port_call = const PORT_SYSCALL,
 );
@@ -153,11 +178,38 @@ pub(crate) struct Stub {
     pub answered: u64,
     /// The `out` that makes the call by an exit.
     pub call: u64,
+    /// The second entry; from `away` to `back` rsp is in the slot.
+    pub patched: u64,
+    away: u64,
+    back: u64,
+}
+
+/// How a patched call site gets to the syscall stub of the vCPU it runs on (emulated ring 0): if the word at `gs:[check]` is `value`, it jumps to
+/// the address at `gs:[entry]` with the return address in rcx and the call's other registers and flags in place. There it is as after
+/// a `syscall` in front of the return address; r11 need not be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PatchedEntry {
+    /// Offset of the word that says that GS is right.
+    pub check: u32,
+    /// What that word holds.
+    pub value: u32,
+    /// Offset of the address to jump to.
+    pub entry: u32,
+}
+
+impl PatchedEntry {
+    /// The one there is.
+    pub const HERE: PatchedEntry =
+        PatchedEntry { check: slot::CHECK as u32, value: slot::CHECK_VALUE, entry: slot::ENTRY as u32 };
 }
 
 /// Where the user's registers are at some instruction of the stub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// In the second entry: r11 is not the flags yet, which are in rflags; the call was not made yet.
+    Patched,
+    /// The same, and rsp is in the slot.
+    PatchedAway,
     /// All in place; the call was not made yet.
     Untouched,
     /// rax is in the slot; the call was not made yet.
@@ -169,7 +221,8 @@ pub(crate) enum Place {
 }
 
 macro_rules! stub {
-    ($start:ident $saved:ident $posted:ident $answered:ident $unmade:ident $call:ident $end:ident) => {{
+    ($start:ident $saved:ident $posted:ident $answered:ident $unmade:ident $call:ident $patched:ident $away:ident
+     $back:ident $end:ident) => {{
         unsafe extern "C" {
             static $start: u8;
             static $saved: u8;
@@ -177,6 +230,9 @@ macro_rules! stub {
             static $answered: u8;
             static $unmade: u8;
             static $call: u8;
+            static $patched: u8;
+            static $away: u8;
+            static $back: u8;
             static $end: u8;
         }
         let start = &raw const $start;
@@ -190,6 +246,9 @@ macro_rules! stub {
             answered: offset(&raw const $answered) as u64,
             unmade: offset(&raw const $unmade) as u64,
             call: offset(&raw const $call) as u64,
+            patched: offset(&raw const $patched) as u64,
+            away: offset(&raw const $away) as u64,
+            back: offset(&raw const $back) as u64,
         }
     }};
 }
@@ -198,13 +257,15 @@ impl Stub {
     /// The ring-0 version.
     pub(crate) fn native() -> Stub {
         stub!(caisson_exitless_native_start caisson_exitless_native_saved caisson_exitless_native_posted
-              caisson_exitless_native_answered caisson_exitless_native_unmade caisson_exitless_native_call caisson_exitless_native_end)
+              caisson_exitless_native_answered caisson_exitless_native_unmade caisson_exitless_native_call caisson_exitless_native_patched
+              caisson_exitless_native_away caisson_exitless_native_back caisson_exitless_native_end)
     }
 
     /// The ring-3 version.
     pub(crate) fn user() -> Stub {
         stub!(caisson_exitless_user_start caisson_exitless_user_saved caisson_exitless_user_posted
-              caisson_exitless_user_answered caisson_exitless_user_unmade caisson_exitless_user_call caisson_exitless_user_end)
+              caisson_exitless_user_answered caisson_exitless_user_unmade caisson_exitless_user_call caisson_exitless_user_patched
+              caisson_exitless_user_away caisson_exitless_user_back caisson_exitless_user_end)
     }
 
     /// The code for a slot at this guest-virtual address.
@@ -225,7 +286,10 @@ impl Stub {
             _ if offset < self.saved => Place::RaxSaved,
             _ if offset < self.posted => Place::Saved,
             _ if offset < self.unmade => Place::Posted,
-            _ if offset < self.code.len() as u64 => Place::Saved,
+            _ if offset < self.patched => Place::Saved,
+            _ if offset < self.away => Place::Patched,
+            _ if offset < self.back => Place::PatchedAway,
+            _ if offset < self.code.len() as u64 => Place::Untouched,
             _ => return None,
         })
     }
@@ -258,6 +322,9 @@ mod tests {
         assert_eq!(stub.place(stub.posted), Some(Place::Posted));
         assert_eq!(stub.place(stub.answered), Some(Place::Posted));
         assert_eq!(stub.place(stub.call), Some(Place::Saved));
+        assert_eq!(stub.place(stub.patched), Some(Place::Patched));
+        assert_eq!(stub.place(stub.away), Some(Place::PatchedAway));
+        assert_eq!(stub.place(stub.back), Some(Place::Untouched));
         assert_eq!(stub.place(STUB_LEN), None);
     }
 }

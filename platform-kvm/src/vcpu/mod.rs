@@ -35,6 +35,8 @@ pub(crate) struct Target {
     /// The space's count of revocations: another value than last time means that the TLB must be flushed (nested paging).
     pub tlb_generation: u64,
     pub mode: HostMode,
+    /// Patched call sites of the space find the slot through GS.
+    pub patched: bool,
 }
 
 /// The segment registers that ring 3 can load and the host does not otherwise track.
@@ -58,6 +60,8 @@ pub(crate) struct Vcpu {
     /// Address of its syscall stub, and which of the two versions that is.
     stub: u64,
     ring0: Ring0,
+    /// What GS is where call sites are patched and the program has not set it: the address of its slot. 0 where ring 0 is native.
+    slot_gva: u64,
     /// Its slot in `space`, for the thread with this number.
     slot: Option<SlotMemory>,
     bound_to: (u64, u64),
@@ -118,6 +122,10 @@ impl Vcpu {
             initial_segments: DataSegments([sregs.ds, sregs.es, sregs.fs, sregs.gs]),
             stub,
             ring0,
+            slot_gva: match ring0 {
+                Ring0::Native => 0,
+                Ring0::Emulated => crate::control::user_slot_gva(index),
+            },
             slot: None,
             bound_to: (0, 0),
             pristine: true,
@@ -143,10 +151,14 @@ impl Vcpu {
         let clear_events = std::mem::take(&mut self.clear_events);
         let index = self.index;
         let rflags = registers.rflags & USER_FLAGS | FIXED_FLAGS;
+        let gs_base = match registers.gs_base {
+            0 if target.patched => self.slot_gva,
+            base => base,
+        };
         let sync = self.sync();
-        if sync.sregs.fs.base != registers.fs_base || sync.sregs.gs.base != registers.gs_base {
+        if sync.sregs.fs.base != registers.fs_base || sync.sregs.gs.base != gs_base {
             sync.sregs.fs.base = registers.fs_base;
-            sync.sregs.gs.base = registers.gs_base;
+            sync.sregs.gs.base = gs_base;
             sregs_dirty = true;
         }
         if switch && !nested {
@@ -191,12 +203,18 @@ impl Vcpu {
         self.pristine = false;
     }
 
+    /// The GS base as the program knows it.
+    fn users_gs(&mut self) -> u64 {
+        let base = self.sync().sregs.gs.base;
+        if base == self.slot_gva { 0 } else { base }
+    }
+
     /// Runs what `prepare` loaded.
     pub(crate) fn run(&mut self, control: &Control, registers: &mut Registers) -> Result<Left, Error> {
         let outcome = self.enter()?;
+        let gs_base = self.users_gs();
         let sync = self.sync();
-        let sregs = &sync.sregs;
-        let (fs_base, gs_base, ring3, rip) = (sregs.fs.base, sregs.gs.base, in_ring3(sync), sync.regs.rip);
+        let (fs_base, ring3, rip) = (sync.sregs.fs.base, in_ring3(sync), sync.regs.rip);
         if matches!(outcome, Outcome::Again) {
             return Ok(Left::Nothing);
         }
@@ -355,7 +373,8 @@ impl Vcpu {
     fn interrupted_in_stub(&mut self, control: &Control, registers: &mut Registers) -> Result<Left, Error> {
         let sync = self.sync();
         let (regs, queued) = (sync.regs, sync.events.exception);
-        let (fs_base, gs_base) = (sync.sregs.fs.base, sync.sregs.gs.base);
+        let fs_base = sync.sregs.fs.base;
+        let gs_base = self.users_gs();
         let at = regs.rip.wrapping_sub(CONTROL_GVA);
         if queued.injected != 0 || queued.pending != 0 {
             return Err(Error::StubFault {

@@ -33,7 +33,11 @@ impl Vcpu {
         }
         let memory = match self.ring0 {
             Ring0::Native => control.slot(self.index).ok_or(Error::Invalid("no such vCPU"))?,
-            Ring0::Emulated => space.slot(self.index)?,
+            Ring0::Emulated => {
+                let memory = space.slot(self.index)?;
+                memory.set_entry(self.stub + control.user.patched);
+                memory
+            }
         };
         dispatch.bind(self.index, memory, space.id(), answer());
         self.slot = Some(memory);
@@ -64,8 +68,14 @@ impl Vcpu {
     pub(crate) fn settle(&self, registers: &mut Registers, place: Place) -> Left {
         let Some(memory) = self.slot else { return Left::Nothing };
         let mut result = None;
-        if place != Place::Untouched {
+        if matches!(place, Place::RaxSaved | Place::Saved | Place::Posted) {
             registers.rax = memory.get(slot::RAX);
+        }
+        if matches!(place, Place::Patched | Place::PatchedAway) {
+            registers.r11 = registers.rflags;
+        }
+        if place == Place::PatchedAway {
+            registers.rsp = memory.get(slot::RSP);
         }
         if matches!(place, Place::Saved | Place::Posted) {
             registers.rcx = memory.get(slot::RCX);

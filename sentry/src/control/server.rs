@@ -249,7 +249,14 @@ impl Server {
         let syscalls = if debug.syscalls { self.kernel.counters().report() } else { Vec::new() };
         let tasks = if debug.tasks { self.task_lines() } else { Vec::new() };
         let counter = |(name, value): (&str, u64)| proto::Counter { name: name.into(), value };
-        let counters = self.kernel.platform().counters().into_iter().map(counter).collect();
+        let counters = self
+            .kernel
+            .platform()
+            .counters()
+            .into_iter()
+            .chain(crate::mm::patch_counters())
+            .map(counter)
+            .collect();
         proto::DebugReply { syscalls: syscalls.into_iter().map(count).collect(), tasks, counters }
     }
 

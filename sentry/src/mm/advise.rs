@@ -137,6 +137,7 @@ impl Mm {
             if wait::decline_unless(|| self.is_quick(&state, &range)) {
                 return Err(Errno::EAGAIN);
             }
+            self.unpatch(&state, &range)?;
             let changes: Vec<Change> = parts.iter().cloned().map(Change::Unmap).collect();
             let mut pages = self.pages.lock();
             let going: Vec<Run> = parts.iter().flat_map(|part| pages.remove(page_numbers(part))).collect();

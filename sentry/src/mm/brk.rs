@@ -44,6 +44,9 @@ impl Mm {
             if !free || !fits || !lockable || new_end > GVA_END {
                 return old;
             }
+            if self.make_room(&state, &(old_end..new_end), &mut remains).is_err() {
+                return old;
+            }
             let mut flags = VmaFlags::MAY_ALL;
             flags.set(VmaFlags::LOCKED, lock);
             let prot = Prot::READ | Prot::WRITE;

@@ -12,7 +12,7 @@ use super::frame_store::allocate_run;
 use super::mappable::Backing;
 use super::vma::{Prot, Source, Vma, VmaFlags};
 use super::vma_map::STACK_GUARD_GAP;
-use super::{Mm, page_down, page_numbers};
+use super::{Mm, Remains, page_down, page_numbers};
 use crate::errno::Errno;
 use crate::platform::{Alignment, GVA_END, Gpa, PAGE_SIZE, Perms};
 
@@ -170,6 +170,10 @@ impl Mm {
             return false;
         }
         let range = vma.start..vma.end;
+        let mut remains = Remains::new(self.arena);
+        if self.make_room(&state, &(start..range.start), &mut remains).is_err() {
+            return false;
+        }
         for mut vma in state.vmas.remove(range) {
             vma.start = start;
             state.vmas.insert(vma);

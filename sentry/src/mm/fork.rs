@@ -39,6 +39,7 @@ impl Mm {
                 }
             }
             child.note_size(&copy);
+            self.inherit_patches(&child, &copy)?;
         }
         // Should this fail, the pages of both stay reachable for writing by us: the child must not live.
         self.revoke(&changes, &mut remains)?;

@@ -109,6 +109,7 @@ impl Mm {
         let range = start..start + len;
         let flags = vma_flags(&request, extra, lock);
         self.check_limits(&state, &range, request.prot, flags)?;
+        self.make_room(&state, &range, &mut remains)?;
         self.unmap_locked(&mut state, range.clone(), &mut remains)?;
         let source = self.source(&request, len, flags);
         let vma = Vma { start, end: start + len, prot: request.prot, flags, source };
@@ -170,6 +171,7 @@ impl Mm {
         if state.vmas.overlapping(range.clone()).any(|vma| vma.flags.contains(VmaFlags::SEALED)) {
             return Err(Errno::EPERM);
         }
+        self.forget_patches(&range);
         let removed = state.vmas.remove(range);
         if removed.is_empty() {
             return Ok(());
@@ -214,6 +216,7 @@ impl Mm {
                 continue;
             }
             if vma.is_private() && copies == PrivateCopies::Drop {
+                self.forget_patches(&range);
                 remains.runs.extend(pages.remove(page_numbers(&range)));
             }
             unmap_around(&mut changes, &pages, range);

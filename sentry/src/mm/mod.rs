@@ -46,6 +46,7 @@ mod limbo;
 mod lock;
 mod map;
 mod mappable;
+mod patch;
 mod private_pages;
 mod protect;
 mod remap;
@@ -68,6 +69,7 @@ pub use layout::{Entropy, Layout, Randomize};
 pub use lock::LockMode;
 pub use map::{MapBacking, MapFlags, MapRequest};
 pub use mappable::{Backing, Mappable, MappingIdentity, MappingSet};
+pub use patch::{Patches, counters as patch_counters};
 pub use remap::RemapFlags;
 pub use report::{MemoryUsage, VmaReport};
 pub use user_io::{MAX_RW_COUNT, UserIo};
@@ -161,6 +163,9 @@ pub struct Mm {
     pages: PrivatePages,
     /// Goes after `space`, too.
     limbo: Limbo,
+    /// Patched call sites; the frames behind them go after `space`.
+    patches: Arc<Patches>,
+    trampolines: patch::TrampolineFrames,
     limits: Mutex<MemoryLimits>,
     image: Mutex<ImageInfo>,
     peak_bytes: AtomicU64,
@@ -177,6 +182,11 @@ impl Mm {
     pub fn new(platform: &Arc<dyn Platform>, layout: Layout, limits: MemoryLimits) -> SysResult<Arc<Mm>> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let space = platform.new_space()?;
+        let patches = Arc::new(Patches::default());
+        if space.patched_entry().is_none() {
+            patches.close();
+        }
+        let trampolines = patch::TrampolineFrames::new(platform.arena(), patches.clone());
         Ok(Arc::new_cyclic(|me| Mm {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             me: me.clone(),
@@ -188,6 +198,8 @@ impl Mm {
             state: RwLock::default(),
             pages: PrivatePages { arena: platform.arena(), map: Mutex::default() },
             limbo: Limbo::new(platform.arena()),
+            patches,
+            trampolines,
             limits: Mutex::new(limits),
             image: Mutex::default(),
             peak_bytes: AtomicU64::new(0),
@@ -275,6 +287,7 @@ impl Drop for Mm {
             let mut remains = Remains::new(self.arena);
             if self.revoke(&[Change::Unmap(0..GVA_END)], &mut remains).is_err() {
                 self.pages.keep_frames();
+                self.trampolines.keep();
             }
         }
     }

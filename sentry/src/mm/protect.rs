@@ -30,6 +30,9 @@ impl Mm {
         if wait::decline_unless(|| self.is_quick(&state, &range)) {
             return Err(Errno::EAGAIN);
         }
+        if prot != Prot::READ | Prot::EXEC {
+            self.unpatch(&state, &range)?;
+        }
         let mut changes = Vec::new();
         let mut granted = Vec::new();
         let mut at = range.start;

@@ -77,7 +77,9 @@ impl Mm {
         if flags.contains(RemapFlags::DONTUNMAP) && vma.flags.contains(VmaFlags::SPECIAL) {
             return Err(Errno::EINVAL);
         }
+        self.unpatch(state, &old)?;
         if let Some(target) = target {
+            self.make_room(state, &(target..target + new_len), remains)?;
             self.unmap_locked(state, target..target + new_len, remains)?;
         }
         if new_len < old_len {
@@ -98,6 +100,7 @@ impl Mm {
         let grown = old.start + new_len;
         let in_place = target.is_none() && !kept && old.end == vma.end && grown <= GVA_END;
         if in_place && state.vmas.is_free(old.end..grown) {
+            self.make_room(state, &(old.end..grown), remains)?;
             state.vmas.insert(vma.clone().extended(vma.end..grown));
             self.note_size(state);
             return Ok(old.start);
@@ -109,6 +112,7 @@ impl Mm {
             Some(target) => target,
             None => self.find_congruent(state, old.start, new_len).ok_or(Errno::ENOMEM)?,
         };
+        self.make_room(state, &(start..start + new_len), remains)?;
         self.move_pages(state, &vma, old, start, new_len, flags, remains)
     }
 

@@ -56,6 +56,10 @@ impl Mm {
             }
             vma
         };
+        if self.patches.is_active() {
+            let state = self.state.write();
+            self.unpatch(&state, &(addr..addr.saturating_add(data.len() as u64)))?;
+        }
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
             let at = addr.saturating_add(done as u64);

@@ -1,6 +1,7 @@
 //! The platform traits over `caisson-platform-kvm`.
 
 use std::any::Any;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
@@ -8,8 +9,8 @@ use caisson_platform_kvm as platform_kvm;
 use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
 
 use super::{
-    Answer, Arena, Change, Exit, FpuState, FrameRange, Gpa, GuestThread, InPlace, Kick, Kicker, Perms,
-    Platform, Registers, Space, Stragglers,
+    Answer, Arena, Change, Exit, FpuState, FrameRange, Gpa, GuestThread, InPlace, Kick, Kicker, PatchedEntry,
+    Perms, Platform, Registers, Space, Stragglers,
 };
 use crate::errno::{Errno, SysResult};
 
@@ -147,6 +148,14 @@ impl Space for KvmSpace {
     fn revoke_unbacked(&self) -> SysResult<usize> {
         let pages = self.space.revoke_unbacked().map_err(|error| errno(&error))?;
         Ok(usize::try_from(pages).unwrap_or(usize::MAX))
+    }
+
+    fn patched_entry(&self) -> Option<PatchedEntry> {
+        self.space.patched_entry()
+    }
+
+    fn set_trampolines(&self, range: Range<u64>) {
+        self.space.set_trampolines(range);
     }
 
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {

@@ -10,6 +10,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 
 #[cfg(test)]
@@ -18,8 +19,8 @@ pub mod kvm;
 
 pub use caisson_platform_kvm::{
     Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange,
-    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, Perms, Registers, Request, WindowAccess, WindowRange,
-    rdtsc,
+    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Registers, Request, WindowAccess,
+    WindowRange, rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};
@@ -82,6 +83,13 @@ pub trait Space: Any + Send + Sync {
     }
     /// After [`Exit::HostFault`]: unmaps what the host cannot back any more and returns how many pages that were.
     fn revoke_unbacked(&self) -> SysResult<usize>;
+    /// How patched call sites make their calls here; `None` where patching gains nothing.
+    fn patched_entry(&self) -> Option<PatchedEntry> {
+        None
+    }
+    /// The trampolines of patched call sites are in this range. From now on [`GuestThread::run`] may return a spurious
+    /// [`Exit::Interrupted`] there, and threads whose GS base is 0 can use the entry.
+    fn set_trampolines(&self, _range: Range<u64>) {}
     /// What the entry for an address says: the guest-physical address of that byte, and the rights.
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)>;
 }

@@ -142,6 +142,7 @@ impl TaskLocal {
             registers,
             machine,
             space: mm.space().clone(),
+            patches: mm.patches().clone(),
             call: CurrentCall::default(),
             restart: None,
             after: AfterCall::Result,

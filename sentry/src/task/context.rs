@@ -8,6 +8,7 @@ use super::{SignalSet, Task, rseq, vfork};
 use crate::errno::Errno;
 use crate::ipc::undo::UndoList;
 use crate::kernel::Kernel;
+use crate::mm::{Mm, Patches};
 use crate::platform::{GuestThread, Registers, Space};
 use crate::syscalls::Args;
 
@@ -19,6 +20,8 @@ pub struct TaskLocal {
     pub machine: Box<dyn GuestThread>,
     /// The translations it runs in: those of its `mm`.
     pub space: Arc<dyn Space>,
+    /// The patched call sites of its `mm`.
+    pub patches: Arc<Patches>,
     /// The system call in progress.
     pub call: CurrentCall,
     /// How `restart_syscall` goes on.
@@ -43,6 +46,14 @@ pub struct TaskLocal {
     pub vfork_done: Option<Arc<vfork::VforkDone>>,
     /// The exception behind the signal that is being delivered, for the frame.
     pub fault: FaultRecord,
+}
+
+impl TaskLocal {
+    /// It runs in this memory from now on.
+    pub(super) fn move_to(&mut self, mm: &Mm) {
+        self.space = mm.space().clone();
+        self.patches = mm.patches().clone();
+    }
 }
 
 /// What a signal frame tells about the last exception (`trapno`, `err`, `cr2`).

@@ -21,7 +21,7 @@ pub fn replace(ctx: &mut SyscallContext<'_>, image: LoadedImage) -> SysResult {
         group.note_memory(&task.mm());
     }
     release_memory(task, ctx.local);
-    ctx.local.space = image.mm.space().clone();
+    ctx.local.move_to(&image.mm);
     let old = task.replace_mm(image.mm);
     drop(old);
     let handlers = group.handlers().fork();

@@ -96,7 +96,7 @@ pub(super) fn release_memory(task: &Arc<Task>, local: &mut TaskLocal) {
         done.finish();
     }
     let empty = task.kernel().empty_mm();
-    local.space = empty.space().clone();
+    local.move_to(&empty);
     task.replace_mm(empty);
 }
 

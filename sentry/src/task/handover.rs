@@ -40,8 +40,11 @@ impl Handover {
 /// Runs guest code; dispatchers may use the task's private half meanwhile.
 pub(super) fn run_guest(local: &mut MutexGuard<'_, TaskLocal>) -> SysResult<Exit> {
     let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
-    let (mut registers, space) = (local.registers, local.space.clone());
+    let (mut registers, space, patches) = (local.registers, local.space.clone(), local.patches.clone());
+    let (rip, entered) = patches.enter(registers.rip);
+    registers.rip = rip;
     let exit = MutexGuard::unlocked(local, || machine.run(&mut registers, &space));
+    let exit = exit.map(|exit| patches.leave(entered, &mut registers, exit));
     local.machine = machine;
     local.registers = registers;
     exit
@@ -61,6 +64,10 @@ impl Answer for Handover {
         let Some(entry) = table::find(request.number).filter(|_| suits) else {
             return Some(Answered::Refused);
         };
+        if local.patches.called(request.rip) {
+            // Its thread patches the site on the way.
+            return Some(Answered::Refused);
+        }
         let _current = current::enter(self.task.clone());
         let local = &mut *local;
         local.registers.rip = request.rip;

@@ -52,6 +52,10 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 let exit = run_guest(&mut local);
                 left_guest = Instant::now();
                 task.mm().reap();
+                if local.registers.gs_base != 0 && !local.patches.is_closed() {
+                    // What patched sites find by GS is not there.
+                    task.mm().give_up_patches();
+                }
                 rseq::leave(&local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
@@ -130,6 +134,9 @@ fn after_kernel(task: &Arc<Task>, local: &TaskLocal) -> State {
 
 fn system_call(task: &Arc<Task>, local: &mut TaskLocal) -> State {
     let r = &local.registers;
+    if local.patches.take_due(r.rip) {
+        task.mm().patch_site(r.rip, r.rax);
+    }
     let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     local.call = CurrentCall { number: r.rax, args, deadline: None };
     local.after = AfterCall::Result;
