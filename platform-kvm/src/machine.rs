@@ -19,6 +19,7 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// Limits of a machine.
 #[derive(Debug, Clone)]
@@ -177,6 +178,22 @@ impl Machine {
     /// Answers posted system calls on the calling thread until [`Machine::stop_serving`]. Sleeps while nobody calls.
     pub fn serve_calls(&self) {
         self.dispatch.serve();
+    }
+
+    /// For a host thread that is about to sleep: answers other threads' posted calls for a moment, because what it waits for may be one of
+    /// them. Whether `done` has become true meanwhile. Calls that it answers must not sleep.
+    pub fn assist(&self, done: &dyn Fn() -> bool) -> bool {
+        self.dispatch.assist(done)
+    }
+
+    /// A call that was to wait need not.
+    pub fn passed(&self) {
+        self.dispatch.passed();
+    }
+
+    /// The sleep that followed [`Machine::assist`] took so long.
+    pub fn slept(&self, time: Duration) {
+        self.dispatch.slept(time);
     }
 
     /// Ends every [`Machine::serve_calls`], now and later.

@@ -9,12 +9,13 @@
 //! may take only leaf locks of their own (an epoll ready list, a waiter's flag) and other queues further up an epoll chain.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
 bitflags! {
     /// Readiness, with the numbers of `poll(2)` and `epoll(7)`.
@@ -151,12 +152,13 @@ enum Sleeping {
 /// Until the result is dropped, no wait of this host thread sleeps: they are interrupted, and the call is abandoned as by a signal.
 #[must_use = "dropping the result allows sleeping again"]
 pub fn declining() -> Declining {
-    SLEEPING.set(Sleeping::Declined);
-    Declining(())
+    Declining { before: SLEEPING.replace(Sleeping::Declined) }
 }
 
 /// See [`declining`].
-pub struct Declining(());
+pub struct Declining {
+    before: Sleeping,
+}
 
 impl Declining {
     /// Whether a wait would have slept.
@@ -167,7 +169,7 @@ impl Declining {
 
 impl Drop for Declining {
     fn drop(&mut self) {
-        SLEEPING.set(Sleeping::Allowed);
+        SLEEPING.set(self.before);
     }
 }
 
@@ -179,21 +181,21 @@ pub fn was_declined() -> bool {
 /// For a call that had better be made by an exit unless it is quick, before its first side effect: whether that is so, and a dispatcher is
 /// making it. It must fail then, with whatever error.
 pub fn decline_unless(quick: impl FnOnce() -> bool) -> bool {
-    let declines = SLEEPING.get() != Sleeping::Allowed && !quick();
+    let declines = !may_sleep() && !quick();
     if declines {
         SLEEPING.set(Sleeping::Missed);
     }
     declines
 }
 
-/// For a call that was to sleep after a part of its work, which cannot be undone: if its sleep was declined, it may sleep after all. Returns
-/// whether that is so; the wait is then to be tried again.
-pub fn go_on() -> bool {
-    let declined = was_declined();
-    if declined {
-        SLEEPING.set(Sleeping::Allowed);
-    }
-    declined
+/// For a call that would sleep next: as [`decline_unless`], because there is no use in preparing the sleep.
+pub fn decline() -> bool {
+    decline_unless(|| false)
+}
+
+/// Whether this host thread may sleep.
+pub fn may_sleep() -> bool {
+    SLEEPING.get() == Sleeping::Allowed
 }
 
 /// How long this host thread has slept in waiters since it last asked: time that is not the task's processor time.
@@ -208,18 +210,38 @@ fn count_sleep<T>(sleep: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A task's place to sleep. One per task; any number of queues may notify it.
-#[derive(Default)]
-pub struct Waiter {
-    state: Mutex<WaiterState>,
-    wake: Condvar,
+/// What a thread may do for others for a moment before it sleeps.
+pub trait Assist {
+    /// Works until `done` says that there is no need to sleep any more (`true`), or until working is of no use (`false`).
+    fn assist(&self, _done: &dyn Fn() -> bool) -> bool {
+        false
+    }
+
+    /// A wait turned out to be unnecessary: what the thread wanted to wait for is happening at this moment.
+    fn passed(&self) {}
+
+    /// The sleep that followed took so long.
+    fn slept(&self, _time: Duration) {}
 }
 
+/// Somebody has notified the waiter.
+const NOTIFIED: u32 = 1;
+/// The task has something else to do.
+const INTERRUPTED: u32 = 2;
+/// The task's thread sleeps on the condition variable, or is about to.
+const ASLEEP: u32 = 4;
+/// The task waits, be it asleep or not.
+const WAITING: u32 = 8;
+
+/// A task's place to sleep. One per task; any number of queues may notify it.
+///
+/// The flags are one word: either a notifier sees that the thread is [`ASLEEP`], and takes the lock before it wakes it, or the thread sees the
+/// notification before it sleeps.
 #[derive(Default)]
-struct WaiterState {
-    notified: bool,
-    interrupted: bool,
-    asleep: bool,
+pub struct Waiter {
+    flags: AtomicU32,
+    lock: Mutex<()>,
+    wake: Condvar,
 }
 
 impl Waiter {
@@ -228,82 +250,113 @@ impl Waiter {
         Arc::default()
     }
 
+    fn has(&self, flags: u32) -> bool {
+        self.flags.load(Ordering::SeqCst) & flags != 0
+    }
+
+    fn take(&self, flag: u32) -> bool {
+        self.has(flag) && self.flags.fetch_and(!flag, Ordering::SeqCst) & flag != 0
+    }
+
     /// Forgets earlier notifications. Call before the attempt whose failure leads to [`Waiter::wait`].
     pub fn arm(&self) {
-        self.state.lock().notified = false;
+        self.take(NOTIFIED);
     }
 
     /// Sleeps until notified, interrupted or `deadline` (host monotonic time; `None` = for ever).
     /// An interruption is sticky until [`Waiter::clear_interrupt`].
     pub fn wait(&self, deadline: Option<Instant>) -> WaitOutcome {
+        self.wait_assisting(deadline, &Nothing)
+    }
+
+    /// As [`Waiter::wait`], and helps others before it sleeps.
+    pub fn wait_assisting(&self, deadline: Option<Instant>, others: &dyn Assist) -> WaitOutcome {
         if SLEEPING.get() != Sleeping::Allowed {
-            let mut state = self.state.lock();
-            if std::mem::take(&mut state.notified) {
+            if self.take(NOTIFIED) {
                 return WaitOutcome::Notified;
             }
             SLEEPING.set(Sleeping::Missed);
             return WaitOutcome::Interrupted;
         }
-        let mut state = self.state.lock();
-        state.asleep = true;
-        let outcome = count_sleep(|| self.sleep(&mut state, deadline));
-        state.asleep = false;
+        self.flags.fetch_or(WAITING, Ordering::Relaxed);
+        let outcome = count_sleep(|| self.help_and_sleep(deadline, others));
+        self.flags.fetch_and(!WAITING, Ordering::Relaxed);
         outcome
     }
 
-    fn sleep(&self, state: &mut MutexGuard<'_, WaiterState>, deadline: Option<Instant>) -> WaitOutcome {
-        loop {
-            if state.notified {
-                state.notified = false;
-                return WaitOutcome::Notified;
-            }
-            if state.interrupted {
-                return WaitOutcome::Interrupted;
-            }
+    fn help_and_sleep(&self, deadline: Option<Instant>, others: &dyn Assist) -> WaitOutcome {
+        let ended = || self.has(NOTIFIED | INTERRUPTED) || deadline.is_some_and(|at| Instant::now() >= at);
+        if !others.assist(&ended) {
+            let begun = Instant::now();
+            self.sleep(NOTIFIED | INTERRUPTED, deadline);
+            others.slept(begun.elapsed());
+        }
+        if self.take(NOTIFIED) {
+            WaitOutcome::Notified
+        } else if self.has(INTERRUPTED) {
+            WaitOutcome::Interrupted
+        } else {
+            WaitOutcome::TimedOut
+        }
+    }
+
+    /// Sleeps until one of `flags` is set or `deadline` has come.
+    fn sleep(&self, flags: u32, deadline: Option<Instant>) {
+        let mut guard = self.lock.lock();
+        self.flags.fetch_or(ASLEEP, Ordering::SeqCst);
+        while !self.has(flags) {
             match deadline {
-                None => self.wake.wait(state),
+                None => self.wake.wait(&mut guard),
                 Some(at) => {
-                    if self.wake.wait_until(state, at).timed_out() && !state.notified && !state.interrupted {
-                        return WaitOutcome::TimedOut;
+                    if self.wake.wait_until(&mut guard, at).timed_out() {
+                        break;
                     }
                 }
             }
         }
+        self.flags.fetch_and(!ASLEEP, Ordering::SeqCst);
     }
 
     /// Like [`Waiter::wait`], deaf to interruptions: for stops and for kernel-internal waits that are known to end.
     pub fn wait_uninterruptible(&self) {
-        let mut state = self.state.lock();
-        count_sleep(|| {
-            while !state.notified {
-                self.wake.wait(&mut state);
-            }
-        });
-        state.notified = false;
+        self.flags.fetch_or(WAITING, Ordering::Relaxed);
+        count_sleep(|| self.sleep(NOTIFIED, None));
+        self.flags.fetch_and(!WAITING, Ordering::Relaxed);
+        self.take(NOTIFIED);
     }
 
     /// Whether the task sleeps here (`/proc`).
     pub fn is_asleep(&self) -> bool {
-        self.state.lock().asleep
+        self.has(WAITING)
     }
 
     /// Wakes the task: something it waits for may have happened.
     pub fn notify(&self) {
-        self.state.lock().notified = true;
-        self.wake.notify_one();
+        self.set(NOTIFIED);
     }
 
     /// Makes this and every later wait return [`WaitOutcome::Interrupted`] until the task clears it.
     pub fn interrupt(&self) {
-        self.state.lock().interrupted = true;
-        self.wake.notify_one();
+        self.set(INTERRUPTED);
+    }
+
+    fn set(&self, flag: u32) {
+        if self.flags.fetch_or(flag, Ordering::SeqCst) & ASLEEP != 0 {
+            drop(self.lock.lock());
+            self.wake.notify_one();
+        }
     }
 
     /// Called by the task itself once it looks at what interrupted it.
     pub fn clear_interrupt(&self) {
-        self.state.lock().interrupted = false;
+        self.take(INTERRUPTED);
     }
 }
+
+/// Helps nobody.
+struct Nothing;
+
+impl Assist for Nothing {}
 
 impl Observer for Waiter {
     fn notified(&self, _events: PollEvents) {
@@ -354,11 +407,9 @@ mod tests {
         assert!(!declining.declined());
         assert_eq!(waiter.wait(None), WaitOutcome::Interrupted);
         assert!(declining.declined());
-        // After a part of the work it does.
-        assert!(go_on());
-        assert_eq!(waiter.wait(Some(Instant::now())), WaitOutcome::TimedOut);
         drop(declining);
-        assert!(!go_on());
+        assert!(!was_declined() && !decline());
+        assert_eq!(waiter.wait(Some(Instant::now())), WaitOutcome::TimedOut);
     }
 
     #[test]

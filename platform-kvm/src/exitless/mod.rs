@@ -27,6 +27,7 @@
 //! to do (it got the processor only when the guest had lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to
 //! [`LAST_PAUSE`] as long as that goes on.
 
+mod assist;
 pub(crate) mod slot;
 pub(crate) mod stub;
 
@@ -59,6 +60,11 @@ const ENOUGH: u32 = 256;
 const FIRST_PAUSE: u64 = 500;
 const LAST_PAUSE: u64 = 64_000;
 
+/// Turns of the guest's loop before it withdraws a call that nobody has claimed: some tens of microseconds, and the time it takes a thread
+/// to come out of the guest and poll.
+const TURNS: u32 = 600;
+const TURNS_IN_HOPE: u32 = 600;
+
 /// What became of a claimed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answered {
@@ -82,6 +88,8 @@ pub trait Answer: Send + Sync {
 pub struct DispatchCounters {
     /// Calls answered without an exit.
     pub answered: u64,
+    /// Those of them that a waiting thread has answered.
+    pub assisted: u64,
     /// Calls that were posted and sent back to be made by an exit.
     pub refused: u64,
     /// Calls that nobody claimed in time.
@@ -97,6 +105,7 @@ pub struct DispatchCounters {
 #[derive(Debug, Default)]
 struct Counters {
     answered: AtomicU64,
+    assisted: AtomicU64,
     refused: AtomicU64,
     withdrawn: AtomicU64,
     exits: AtomicU64,
@@ -134,8 +143,10 @@ pub(crate) struct Dispatch {
     /// A bit per vCPU: it is in the guest.
     active: Box<[AtomicU64]>,
     processors: u32,
-    /// Dispatchers that poll.
+    /// Threads that poll.
     awake: AtomicU32,
+    /// Those of them that wait for something else.
+    assistants: AtomicU32,
     /// Dispatchers that there are.
     present: AtomicU32,
     sleep: Mutex<Sleep>,
@@ -171,6 +182,7 @@ impl Dispatch {
             active: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             processors,
             awake: AtomicU32::new(0),
+            assistants: AtomicU32::new(0),
             present: AtomicU32::new(0),
             sleep: Mutex::default(),
             called: Condvar::new(),
@@ -199,6 +211,7 @@ impl Dispatch {
         let c = &self.counters;
         DispatchCounters {
             answered: of(&c.answered),
+            assisted: of(&c.assisted),
             refused: of(&c.refused),
             withdrawn: of(&c.withdrawn),
             exits: of(&c.exits),
@@ -211,7 +224,7 @@ impl Dispatch {
     /// guest.
     pub(crate) fn bind(&self, vcpu: u32, memory: SlotMemory, space: u64, answer: Option<Weak<dyn Answer>>) {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
-        memory.set_awake(false);
+        memory.set_awake(0);
         let mut bound = slot.bound.lock();
         *bound = Some(Bound { memory, answer });
         slot.space.store(space, Ordering::Release);
@@ -235,7 +248,14 @@ impl Dispatch {
         if let Some(word) = self.active.get(word) {
             word.fetch_or(bit, Ordering::SeqCst);
         }
-        memory.set_awake(self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(rdtsc()));
+        let dispatchers = self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(rdtsc());
+        let assistants = self.assistants.load(Ordering::SeqCst) > 0;
+        let expecting = assist::expecting();
+        memory.set_awake(match dispatchers || assistants {
+            true => TURNS,
+            false if expecting => TURNS_IN_HOPE,
+            false => 0,
+        });
     }
 
     fn pausing(&self, now: u64) -> bool {
@@ -262,6 +282,7 @@ impl Dispatch {
         let now = rdtsc();
         if withdrawn {
             self.counters.withdrawn.fetch_add(1, Ordering::Relaxed);
+            assist::in_vain();
             self.scarce(now);
         }
         let quick = now.wrapping_sub(history.last) < self.ticks(SUCCESSION);
@@ -310,16 +331,22 @@ impl Dispatch {
                 }
                 sleep.wakes = 0;
             }
-            self.awake.fetch_add(1, Ordering::SeqCst);
-            self.tell_awake();
-            self.poll();
-            self.awake.fetch_sub(1, Ordering::SeqCst);
-            self.tell_awake();
-            // Whoever posted before it could see that is answered still; whoever posts later withdraws by itself.
-            fence(Ordering::SeqCst);
-            self.round();
+            self.awake(|| self.poll());
         }
         self.present.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Lets the calling thread poll, as one that guests count on.
+    fn awake<T>(&self, poll: impl FnOnce() -> T) -> T {
+        self.awake.fetch_add(1, Ordering::SeqCst);
+        self.tell_awake();
+        let result = poll();
+        self.awake.fetch_sub(1, Ordering::SeqCst);
+        self.tell_awake();
+        // Whoever posted before it could see that is answered still; whoever posts later withdraws by itself.
+        fence(Ordering::SeqCst);
+        self.round();
+        result
     }
 
     pub(crate) fn stop(&self) {
@@ -341,10 +368,10 @@ impl Dispatch {
     }
 
     fn tell_awake(&self) {
-        let awake = self.awake.load(Ordering::SeqCst) > 0;
+        let turns = if self.awake.load(Ordering::SeqCst) > 0 { TURNS } else { 0 };
         self.each_active(|slot, _| {
             if let Some(bound) = &*slot.bound.lock() {
-                bound.memory.set_awake(awake);
+                bound.memory.set_awake(turns);
             }
         });
     }
@@ -358,6 +385,9 @@ impl Dispatch {
         loop {
             let found = self.round();
             let now = rdtsc();
+            if self.assistants.load(Ordering::Relaxed) > 0 && self.crowded() {
+                return;
+            }
             if found > 0 {
                 answered = answered.saturating_add(found);
                 last_call = now;
@@ -375,6 +405,11 @@ impl Dispatch {
             last_turn = now;
             std::hint::spin_loop();
         }
+    }
+
+    /// More threads are busy here than there are processors.
+    fn crowded(&self) -> bool {
+        self.running() + self.awake.load(Ordering::Relaxed) > self.processors
     }
 
     /// Nobody is woken for a while.

@@ -104,9 +104,9 @@ impl SlotMemory {
         self.half(STATE).store(state, Ordering::Release);
     }
 
-    /// Whether the guest shall post its calls.
-    pub(crate) fn set_awake(&self, awake: bool) {
-        self.half(AWAKE).store(awake.into(), Ordering::Relaxed);
+    /// Whether the guest shall post its calls, and for how many turns of its loop it waits for somebody to claim one; 0 for not at all.
+    pub(crate) fn set_awake(&self, turns: u32) {
+        self.half(AWAKE).store(turns, Ordering::Relaxed);
     }
 
     /// Lets patched call sites lead to the stub's second entry at this address.

@@ -19,7 +19,7 @@ use core::arch::global_asm;
 
 /// Bytes between the copies of two vCPUs.
 pub(crate) const STUB_LEN: u64 = 256;
-/// Turns of the loop before a call that nobody has claimed is withdrawn: some tens of microseconds.
+/// Turns of the loop for a call that was claimed just when it was to be withdrawn.
 const SPINS: u32 = 600;
 const FLAG_TF: u32 = 1 << 8;
 
@@ -57,8 +57,9 @@ global_asm!(
     "mov [rax + {r11}], r11",
     "mov [rax + {rsp}], rsp",
     "caisson_exitless_\\name\\()_saved:",
-    "cmp dword ptr [rax + {awake}], 0",
-    "je 4f",
+    "mov ecx, [rax + {awake}]",
+    "test ecx, ecx",
+    "jz 4f",
     "test r11d, {tf}",
     "jnz 4f",
     "mov [rax + {rdi}], rdi",
@@ -67,7 +68,6 @@ global_asm!(
     "mov [rax + {r10}], r10",
     "mov [rax + {r8}], r8",
     "mov [rax + {r9}], r9",
-    "mov ecx, {spins}",
     "mov dword ptr [rax + {state}], {is_posted}",
     "caisson_exitless_\\name\\()_posted:",
     "1:",

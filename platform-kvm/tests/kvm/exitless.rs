@@ -161,6 +161,37 @@ pub fn calls_are_answered_without_exit() {
     });
 }
 
+/// A thread that waits makes calls, each once, and stops when what it waits for has come.
+pub fn a_waiting_thread_answers_calls() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_thread(&lab, 0);
+    let count = scaled(50_000, 2000);
+    let done = AtomicBool::new(false);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    served(&lab.machine, || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    lab.machine.slept(Duration::from_micros(10));
+                    let ended = lab.machine.assist(&|| done.load(Ordering::Acquire));
+                    assert!(!ended || done.load(Ordering::Acquire));
+                }
+            });
+            let _over = Over(&done);
+            loop {
+                *counting.next.lock() = 0;
+                run_all(&lab, &mut thread, &counting, count);
+                let counters = lab.machine.dispatch_counters();
+                if counters.assisted > 0 || !spare_processor() {
+                    println!("       {counters:?}");
+                    break;
+                }
+                assert!(Instant::now() < deadline, "the waiting thread has answered nothing");
+            }
+        });
+    });
+}
+
 pub fn calls_without_a_dispatcher_exit() {
     let lab = Lab::new();
     let (mut thread, counting) = counting_thread(&lab, 0);

@@ -65,6 +65,7 @@ const TESTS: &[Test] = &[
     ("kicks_of_a_spinning_guest", kicks::kicks_of_a_spinning_guest),
     ("kicks_of_a_syscalling_guest", kicks::kicks_of_a_syscalling_guest),
     ("kick_before_run", kicks::kick_before_run),
+    ("a_waiting_thread_answers_calls", exitless::a_waiting_thread_answers_calls),
     ("calls_without_a_dispatcher_exit", exitless::calls_without_a_dispatcher_exit),
     ("calls_are_answered_without_exit", exitless::calls_are_answered_without_exit),
     ("answers_that_want_the_thread_outside", exitless::answers_that_want_the_thread_outside),

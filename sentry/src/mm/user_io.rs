@@ -67,7 +67,8 @@ impl UserIo {
         None
     }
 
-    fn advance(&mut self, mut len: usize) {
+    /// Goes `len` bytes on.
+    pub fn advance(&mut self, mut len: usize) {
         while len > 0 {
             let Some((addr, left)) = self.ranges.front_mut() else { return };
             let step = len.min(*left);

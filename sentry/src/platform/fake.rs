@@ -57,6 +57,8 @@ impl FakePlatform {
     }
 }
 
+impl crate::wait::Assist for FakePlatform {}
+
 impl Platform for FakePlatform {
     fn new_space(&self) -> SysResult<Arc<dyn Space>> {
         Ok(Arc::new(FakeSpace { arena: self.arena, tables: Mutex::default() }))

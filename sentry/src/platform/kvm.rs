@@ -4,6 +4,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use caisson_platform_kvm as platform_kvm;
 use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
@@ -13,6 +14,7 @@ use super::{
     Perms, Platform, Registers, Space, Stragglers,
 };
 use crate::errno::{Errno, SysResult};
+use crate::wait::Assist;
 
 /// A KVM virtual machine.
 pub struct KvmPlatform {
@@ -68,6 +70,20 @@ fn errno(error: &Error) -> Errno {
     }
 }
 
+impl Assist for KvmPlatform {
+    fn assist(&self, done: &dyn Fn() -> bool) -> bool {
+        self.machine.assist(done)
+    }
+
+    fn passed(&self) {
+        self.machine.passed();
+    }
+
+    fn slept(&self, time: Duration) {
+        self.machine.slept(time);
+    }
+}
+
 impl Platform for KvmPlatform {
     fn new_space(&self) -> SysResult<Arc<dyn Space>> {
         let space = self.machine.new_address_space().map_err(|error| errno(&error))?;
@@ -107,6 +123,7 @@ impl Platform for KvmPlatform {
             ("calls made by an exit", calls.exits),
             ("calls refused by a dispatcher", calls.refused),
             ("calls that no dispatcher claimed", calls.withdrawn),
+            ("calls answered by a thread that waits", calls.assisted),
             ("times a dispatcher was woken", calls.wakes),
             ("times processors were scarce", calls.scarce),
             ("vCPUs created", vcpus.into()),

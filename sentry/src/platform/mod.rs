@@ -24,6 +24,7 @@ pub use caisson_platform_kvm::{
 };
 
 use crate::errno::{Errno, SysResult};
+use crate::wait::Assist;
 
 static ARENA: OnceLock<&'static Arena> = OnceLock::new();
 
@@ -40,7 +41,7 @@ pub fn set_arena(arena: &'static Arena) {
 }
 
 /// A machine that runs guest code.
-pub trait Platform: Send + Sync {
+pub trait Platform: Assist + Send + Sync {
     /// A new, empty address space.
     fn new_space(&self) -> SysResult<Arc<dyn Space>>;
     /// A new guest thread context.

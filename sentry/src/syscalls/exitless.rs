@@ -5,8 +5,8 @@
 //! - what starts, ends or replaces threads and processes, changes base registers, or returns from a signal;
 //! - what always sleeps: `pause`, `nanosleep`, `sigsuspend`, `wait4`, …; so does what swaps the signal mask for the time of a sleep;
 //! - what takes much memory away, or takes it where the vCPU has to leave the guest for that anyway ([`crate::wait::decline_unless`]);
-//! - `MSG_WAITALL`, and long writes, which may sleep after a part of their work. (Where a short one does, the dispatcher sleeps with it:
-//!   [`crate::wait::go_on`].)
+//! - `MSG_WAITALL`, and long writes, which may sleep after a part of their work. (Where a short one would, the caller's own thread goes on
+//!   with the rest: [`crate::task::SyscallContext::goes_on_by_exit`].)
 
 use std::sync::OnceLock;
 

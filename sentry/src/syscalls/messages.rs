@@ -58,7 +58,12 @@ fn send_all(
     }
     let dontwait = flags.contains(MsgFlags::DONTWAIT);
     let queue = socket.send_queue(destination.as_ref());
-    let mut total: usize = 0;
+    let mut total = ctx.take_progress();
+    if total > 0 {
+        // The control data went with the first bytes.
+        src.advance(total);
+        sent = Sent::default();
+    }
     loop {
         let patience = Patience::new(file, dontwait, socket.send_timeout());
         let result = patience.until(ctx, &queue, PollEvents::WRITABLE, |_| {
@@ -66,8 +71,7 @@ fn send_all(
         });
         match result {
             Ok(count) => total = total.saturating_add(count),
-            Err(_) if total > 0 && crate::wait::go_on() => continue,
-            Err(_) if total > 0 => return Ok(total),
+            Err(_) if total > 0 => return ctx.goes_on_by_exit(total).map_or(Ok(total), Err),
             Err(error) => {
                 if error == Errno::EPIPE && socket.is_stream() && !flags.contains(MsgFlags::NOSIGNAL) {
                     ctx.task.send_signal(SigInfo::kernel(Signal::PIPE));

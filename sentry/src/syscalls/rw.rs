@@ -19,7 +19,7 @@ use crate::task::signal::{SigInfo, Signal};
 use crate::task::{Resource, SyscallContext, block};
 use crate::vfs::attributes::{MAX_SIZE, clear_set_id};
 use crate::vfs::{File, FileType, OpenFlags, Whence, notify, times};
-use crate::wait::{self, PollEvents};
+use crate::wait::PollEvents;
 
 /// Runs `attempt`, again and again while it says `EAGAIN`, unless the file is non-blocking.
 pub(crate) fn blocking<T>(
@@ -190,7 +190,8 @@ fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, a
     if file.ops_as::<EventFd>().is_some() {
         return write_counter(ctx, file, &mut src);
     }
-    let mut total: usize = 0;
+    let mut total = ctx.take_progress();
+    src.advance(total);
     let result = loop {
         let result = blocking(ctx, file, PollEvents::WRITABLE, |ctx| write_once(ctx, file, &mut src, at));
         match result {
@@ -203,8 +204,8 @@ fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, a
                 }
             }
             Err(error) => {
-                if total > 0 && wait::go_on() {
-                    continue;
+                if let Some(later) = ctx.goes_on_by_exit(total) {
+                    return Err(later);
                 }
                 if error == Errno::EPIPE && breaks_loudly(file) {
                     ctx.task.send_signal(SigInfo::kernel(Signal::PIPE));

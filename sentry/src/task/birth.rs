@@ -144,6 +144,7 @@ impl TaskLocal {
             space: mm.space().clone(),
             patches: mm.patches().clone(),
             call: CurrentCall::default(),
+            progress: None,
             restart: None,
             after: AfterCall::Result,
             interrupted: None,

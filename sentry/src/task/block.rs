@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::SyscallContext;
 use crate::errno::{Errno, SysResult};
-use crate::wait::{Observer, PollEvents, WaitOutcome, WaitQueue};
+use crate::wait::{self, Observer, PollEvents, WaitOutcome, WaitQueue};
 
 /// Tries `attempt` until it returns something else than `EAGAIN`, sleeping on `queue` in between.
 ///
@@ -23,6 +23,10 @@ pub fn until<T>(
     let first = attempt(ctx);
     if !matches!(first, Err(Errno::EAGAIN)) {
         return first;
+    }
+    let now_or_never = deadline.is_some_and(|at| at <= Instant::now());
+    if !now_or_never && wait::decline() {
+        return Err(Errno::ERESTARTSYS);
     }
     let waiter = ctx.task.waiter().clone();
     let observer: std::sync::Arc<dyn Observer> = waiter.clone();

@@ -24,6 +24,8 @@ pub struct TaskLocal {
     pub patches: Arc<Patches>,
     /// The system call in progress.
     pub call: CurrentCall,
+    /// What a dispatcher had done of a call when it would have had to sleep for the rest: the call's number, and bytes.
+    pub progress: Option<(u64, usize)>,
     /// How `restart_syscall` goes on.
     pub restart: Option<RestartBlock>,
     /// What becomes of the registers when the handler returns.
@@ -137,6 +139,22 @@ impl SyscallContext<'_> {
                 Errno::ERESTART_RESTARTBLOCK
             }
         }
+    }
+
+    /// For a call that was to sleep after a part of its work, which cannot be undone. If it is a dispatcher that must not sleep, the part is
+    /// written down, and the caller's own thread goes on from there when it makes the call again. The result is the error to return.
+    pub fn goes_on_by_exit(&mut self, done: usize) -> Option<Errno> {
+        if done == 0 || !crate::wait::was_declined() {
+            return None;
+        }
+        self.local.progress = Some((self.local.call.number, done));
+        Some(Errno::ERESTARTSYS)
+    }
+
+    /// What was done of this call already, in bytes.
+    pub fn take_progress(&mut self) -> usize {
+        let number = self.local.call.number;
+        self.local.progress.take().filter(|(of, _)| *of == number).map_or(0, |(_, done)| done)
     }
 
     /// Blocks `mask` instead of the current mask until the call is over and a signal has been looked for (`ppoll`, `pselect6`,

@@ -74,6 +74,7 @@ impl Answer for Handover {
         local.registers.rsp = request.rsp;
         local.call = CurrentCall { number: request.number, args, deadline: None };
         local.after = AfterCall::Result;
+        local.progress = None;
         let declining = wait::declining();
         let result = (entry.handler)(&mut SyscallContext { task: &self.task, local }, &args);
         if declining.declined() && result.is_err() {

@@ -141,6 +141,7 @@ fn system_call(task: &Arc<Task>, local: &mut TaskLocal) -> State {
     local.call = CurrentCall { number: r.rax, args, deadline: None };
     local.after = AfterCall::Result;
     let result = dispatch(&mut SyscallContext { task, local });
+    local.progress = None;
     match local.after {
         AfterCall::Exit(status) => return State::Exit(status),
         AfterCall::Keep if result.is_ok() => return after_kernel(task, local),

@@ -105,7 +105,7 @@ impl Task {
     pub(crate) fn sleep(self: &Arc<Self>, deadline: Option<Instant>) -> WaitOutcome {
         self.rest();
         self.count_switch();
-        match self.waiter().wait(deadline) {
+        match self.waiter().wait_assisting(deadline, &**self.kernel().platform()) {
             WaitOutcome::Interrupted if self.stand_if_only_frozen() => WaitOutcome::Notified,
             outcome => outcome,
         }

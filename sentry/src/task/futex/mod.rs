@@ -26,7 +26,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Task;
 use crate::errno::{Errno, SysResult};
 use crate::mm::{FutexKey, FutexScope, Mm};
-use crate::wait::{WaitOutcome, Waiter};
+use crate::wait::{self, WaitOutcome, Waiter};
 
 /// Buckets; a power of two.
 const BUCKETS: usize = 256;
@@ -190,7 +190,13 @@ impl Futexes {
         let key = mm.futex_key(word.addr, word.scope)?;
         // Faults the page in before a lock is held.
         if mm.load_u32(word.addr)? != expected {
+            if wait::may_sleep() {
+                task.kernel().platform().passed();
+            }
             return Err(Errno::EAGAIN);
+        }
+        if wait::decline() {
+            return Err(Errno::ERESTARTSYS);
         }
         let sleeper = Sleeper::new(task, &key);
         task.waiter().arm();

@@ -1,0 +1,246 @@
+//! Threads that wait answer calls.
+//!
+//! A thread whose guest thread waits for something (a pipe, a futex) is often woken by a call that another guest thread is about to make. Instead of
+//! going to sleep at once it polls the slots, as a dispatcher does: it makes the very call it waits for, and is back in its guest
+//! without a wake-up by the host and, on two processors, without a third thread that would take the processor from one of the two. On
+//! two processors the ideal is that two guest threads take turns, and whoever is not in the guest makes the other's calls.
+//!
+//! For how long is decided per host thread, as KVM decides how long it polls before it halts: sleeps that turn out short make the time longer, long
+//! ones make it shorter, down to nothing. A thread that waits long therefore never polls, and a waiting sandbox is idle.
+//!
+//! What such a thread answers must not sleep, and it holds no lock of the kernel while it waits, so that answering cannot wait
+//! for itself.
+
+use super::{Dispatch, GAP};
+use crate::machine::rdtsc;
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Microseconds of polling without a call: the least worth starting with, and the most.
+const LEAST: u64 = 40;
+const MOST: u64 = 80;
+/// Sleeps of fewer microseconds would have been worth polling through.
+const SHORT: u64 = 250;
+/// `done` is asked at each so many turns without a call.
+const ASK: u32 = 4;
+/// Microseconds to stay after the end of a wait, and calls to answer meanwhile at most.
+const LINGER: u64 = 8;
+const MOST_LINGERED: u32 = 3;
+/// How often in a row lingering may turn out useless at first, and after how many waits without it is tried again.
+const WORTH: i32 = 4;
+const TRY_AGAIN: i32 = 8;
+/// So many times nobody is expected after an expectation was in vain.
+const VAIN: u32 = 2;
+
+/// What a host thread has learnt from its waits.
+#[derive(Debug, Clone, Copy)]
+struct Experience {
+    /// For how many microseconds it polls before it sleeps.
+    patience: u64,
+    /// Whether it stays after a wait: above 0, how often that may turn out useless; else, minus how often it did not stay.
+    lingering: i32,
+    /// It was woken by a thread that is likely to wait next: its call may as well be posted although nobody polls yet.
+    expecting: bool,
+    /// How often it does not expect that, after it did in vain.
+    doubt: u32,
+}
+
+thread_local! {
+    static OWN: Cell<Experience> =
+        const { Cell::new(Experience { patience: 0, lingering: WORTH, expecting: false, doubt: 0 }) };
+}
+
+fn learn(change: impl FnOnce(&mut Experience)) {
+    let mut own = OWN.get();
+    change(&mut own);
+    OWN.set(own);
+}
+
+/// Whether somebody is likely to poll soon. Asked once.
+pub(super) fn expecting() -> bool {
+    let own = OWN.get();
+    OWN.set(Experience { expecting: false, ..own });
+    own.expecting
+}
+
+/// Nobody came.
+pub(super) fn in_vain() {
+    learn(|own| own.doubt = VAIN);
+}
+
+impl Experience {
+    fn has_slept(&mut self, time: Duration) {
+        let short = u64::try_from(time.as_micros()).unwrap_or(u64::MAX) < SHORT;
+        self.patience = match short {
+            true => (self.patience * 2).clamp(LEAST, MOST),
+            false if self.patience <= LEAST => 0,
+            false => self.patience / 2,
+        };
+    }
+
+    fn was_woken(&mut self) {
+        self.expecting = self.doubt == 0;
+        self.doubt = self.doubt.saturating_sub(1);
+    }
+
+    /// Whether to stay this time.
+    fn stays(&mut self) -> bool {
+        let stays = self.lingering > 0;
+        if !stays {
+            self.lingering = if self.lingering <= -TRY_AGAIN { WORTH / 2 } else { self.lingering - 1 };
+        }
+        stays
+    }
+
+    fn has_stayed(&mut self, useful: bool) {
+        self.lingering = if useful { (self.lingering + 1).min(2 * WORTH) } else { self.lingering - 1 };
+    }
+}
+
+impl Dispatch {
+    /// Answers calls until `done`, or no call has come for as long as this thread's experience says. Returns whether `done`.
+    pub(crate) fn assist(&self, done: &dyn Fn() -> bool) -> bool {
+        let patience = OWN.get().patience;
+        if patience == 0 || !self.has_room() {
+            return false;
+        }
+        let ended = self.as_assistant(|| {
+            let (ended, answered) = self.poll_until(done, self.ticks(patience));
+            let more = if ended && answered > 0 { self.linger() } else { 0 };
+            (ended, answered.saturating_add(more))
+        });
+        if ended {
+            learn(Experience::was_woken);
+        }
+        ended
+    }
+
+    /// A call that was to wait on a futex need not: its thread and the one that changed the word are in each other's way. Lets the
+    /// other one go first.
+    pub(crate) fn passed(&self) {
+        if self.has_room() && self.as_assistant(|| self.linger_once()) {
+            learn(Experience::was_woken);
+        }
+    }
+
+    /// The sleep that followed took so long.
+    pub(crate) fn slept(&self, time: Duration) {
+        learn(|own| own.has_slept(time));
+    }
+
+    fn has_room(&self) -> bool {
+        let busy = self.running() + self.assistants.load(Ordering::Relaxed);
+        busy < self.processors && self.present.load(Ordering::Relaxed) > 0
+    }
+
+    /// Lets the calling thread poll; `poll` also says how many calls it answered.
+    fn as_assistant(&self, poll: impl FnOnce() -> (bool, u32)) -> bool {
+        self.assistants.fetch_add(1, Ordering::SeqCst);
+        let (result, answered) = self.awake(poll);
+        self.assistants.fetch_sub(1, Ordering::SeqCst);
+        self.counters.assisted.fetch_add(answered.into(), Ordering::Relaxed);
+        result
+    }
+
+    /// Polls until `done`, or for `silence` without a call. Whether `done`, and how many calls were answered.
+    fn poll_until(&self, done: &dyn Fn() -> bool, silence: u64) -> (bool, u32) {
+        let gap = self.ticks(GAP);
+        let mut last_call = rdtsc();
+        let (mut last_turn, mut turn, mut answered) = (last_call, 0_u32, 0_u32);
+        loop {
+            let found = self.round();
+            answered = answered.saturating_add(found);
+            turn = turn.wrapping_add(1);
+            if (found > 0 || turn.is_multiple_of(ASK)) && done() {
+                return (true, answered);
+            }
+            let now = rdtsc();
+            if found > 0 {
+                last_call = now;
+            } else if now.wrapping_sub(last_turn) > gap {
+                self.scarce(now);
+                return (false, answered);
+            } else if now.wrapping_sub(last_call) > silence {
+                return (false, answered);
+            }
+            last_turn = now;
+            std::hint::spin_loop();
+        }
+    }
+
+    fn linger_once(&self) -> (bool, u32) {
+        let answered = self.linger();
+        (answered > 0, answered)
+    }
+
+    /// The wait is over by a call of another thread, and that one may have further calls to make before it waits in its turn: a condition
+    /// variable is signalled under a lock that is then given back. Stays for another moment if that was worth it before. Returns how
+    /// many calls were answered.
+    fn linger(&self) -> u32 {
+        let mut own = OWN.get();
+        let stays = own.stays();
+        OWN.set(own);
+        if !stays {
+            return 0;
+        }
+        let refused = self.counters.refused.load(Ordering::Relaxed);
+        let (begun, time, mut answered) = (rdtsc(), self.ticks(LINGER), 0);
+        while rdtsc().wrapping_sub(begun) < time && answered < MOST_LINGERED {
+            answered += self.round();
+            if self.counters.refused.load(Ordering::Relaxed) != refused {
+                // Now it waits, or does something else that takes it out of the guest.
+                return answered.saturating_sub(1);
+            }
+            std::hint::spin_loop();
+        }
+        learn(|own| own.has_stayed(answered > 0));
+        answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Experience = Experience { patience: 0, lingering: WORTH, expecting: false, doubt: 0 };
+
+    #[test]
+    fn short_sleeps_make_patient_and_long_ones_impatient() {
+        let mut own = NEW;
+        for _ in 0..3 {
+            own.has_slept(Duration::from_micros(SHORT - 1));
+            assert!((LEAST..=MOST).contains(&own.patience));
+        }
+        for _ in 0..3 {
+            own.has_slept(Duration::from_micros(SHORT));
+        }
+        assert_eq!(own.patience, 0);
+        own.has_slept(Duration::MAX);
+        assert_eq!(own.patience, 0);
+    }
+
+    #[test]
+    fn nobody_is_expected_for_a_while_after_nobody_came() {
+        let mut own = Experience { doubt: VAIN, ..NEW };
+        for _ in 0..VAIN {
+            own.was_woken();
+            assert!(!own.expecting);
+        }
+        own.was_woken();
+        assert!(own.expecting);
+    }
+
+    #[test]
+    fn lingering_that_was_useless_is_tried_again_later() {
+        let mut own = NEW;
+        let mut stayed = 0;
+        for _ in 0..1000 {
+            if own.stays() {
+                own.has_stayed(false);
+                stayed += 1;
+            }
+        }
+        assert!((50..350).contains(&stayed), "{stayed} of 1000");
+    }
+}
