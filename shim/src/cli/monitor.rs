@@ -22,6 +22,8 @@ use crate::stdio::Streams;
 
 /// A monitor whose container was never created goes after this time.
 const CREATE: Duration = Duration::from_secs(30);
+/// How long answers to others are waited for once the container is deleted.
+const ANSWERS: Duration = Duration::from_millis(100);
 
 struct Monitor {
     id: String,
@@ -30,6 +32,8 @@ struct Monitor {
     annotations: BTreeMap<String, String>,
     streams: parking_lot::Mutex<Option<[OwnedFd; 3]>>,
     done: tokio::sync::Notify,
+    /// Requests that are being answered.
+    busy: tokio::sync::watch::Sender<usize>,
 }
 
 /// Serves container `id` until it has ended or was deleted.
@@ -72,6 +76,7 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
             annotations,
             streams: parking_lot::Mutex::new(Some(streams)),
             done: tokio::sync::Notify::new(),
+            busy: tokio::sync::watch::Sender::new(0),
         });
         let served = monitor.clone();
         let handle = Handle::current();
@@ -91,8 +96,8 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
             () = monitor.done.notified() => {}
             () = idle => {}
         }
-        // Lets the answer to the request that ended us go out.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        // Lets the answers that others still wait for go out.
+        let _ = tokio::time::timeout(ANSWERS, monitor.busy.subscribe().wait_for(|count| *count == 0)).await;
         monitor.sandbox.destroy().await;
     });
     // Threads that still talk to somebody end with the process.
@@ -103,9 +108,11 @@ impl Monitor {
     fn converse(&self, handle: &Handle, connection: &OwnedFd) {
         while let Ok(Some((ask, fds))) = wire::receive::<Ask>(connection) {
             let last = matches!(ask, Ask::Delete { .. });
+            self.busy.send_modify(|count| *count += 1);
             let said = handle.block_on(self.answer(ask, fds)).unwrap_or_else(|f| Say::Failed(worded(f)));
             let deleted = last && !matches!(said, Say::Failed(_));
             let sent = wire::send(connection, &said, &[]);
+            self.busy.send_modify(|count| *count -= 1);
             if deleted {
                 self.done.notify_one();
             }
