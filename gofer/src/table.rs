@@ -98,6 +98,12 @@ impl Table {
         self.free.is_empty() && self.slots.len() >= self.limit
     }
 
+    /// True when three quarters of the table are in use: what is not asked for should not fill it.
+    pub fn is_crowded(&self) -> bool {
+        let used = self.slots.len().saturating_sub(self.free.len());
+        used >= self.limit.saturating_sub(self.limit / 4)
+    }
+
     /// The object with this id.
     ///
     /// # Errors

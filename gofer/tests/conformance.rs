@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use caisson_proto::lisafs::reply::{MountFlags, StatFs, WalkEnd, Walked};
+use caisson_proto::lisafs::reply::{Donated, MountFlags, StatFs, WalkEnd, Walked};
 use caisson_proto::lisafs::request::*;
 use caisson_proto::lisafs::*;
 use rustix::io::Errno;
@@ -507,6 +507,88 @@ fn directories_list_whole_and_from_any_position() {
         assert_eq!(next.name, entries[4].name);
         assert!(entries.iter().all(|e| e.kind == Some(FileKind::Regular)));
         assert_eq!(s.client.call(&read(0)).unwrap().0, first, "back to the start");
+    });
+}
+
+#[test]
+fn directories_list_with_their_files() {
+    tell(&Options::default(), |s| {
+        for i in 0..150 {
+            fs::write(s.served.join(format!("f{i}")), vec![b'x'; i]).unwrap();
+        }
+        fs::create_dir(s.served.join("sub")).unwrap();
+        std::os::unix::fs::symlink("f1", s.served.join("link")).unwrap();
+        let root = s.client.root.fd;
+        for flags in [PlusFlags::empty(), PlusFlags::READ, PlusFlags::WITNESS, PlusFlags::all()] {
+            let dir = s.client.keep(root, OpenFlags::READ).unwrap();
+            let (mut position, mut seen, mut ids) = (0, Vec::new(), Vec::new());
+            loop {
+                let request = Request::ReadDirPlus { fd: dir, position, count: PLUS_MAX, flags };
+                let (payload, fds) = s.client.call(&request).unwrap();
+                let (mut fds, mut count) = (fds.into_iter(), 0);
+                for entry in caisson_proto::lisafs::reply::Listing::new(&payload) {
+                    let entry = entry.unwrap();
+                    let path = s.served.join(std::ffi::OsStr::from_bytes(entry.name.as_bytes()));
+                    let file = entry.file.unwrap();
+                    if file.attr.kind != FileKind::Symlink {
+                        // Reading a link's target counts as an access.
+                        assert_like(&file.attr, &path);
+                        assert_eq!(s.client.stat(file.fd).unwrap(), file.attr);
+                    }
+                    assert_eq!(file.target.is_some(), path.is_symlink());
+                    let regular = file.attr.kind == FileKind::Regular;
+                    let donated = match (regular, flags) {
+                        (true, flags) if flags.contains(PlusFlags::READ) => Donated::File,
+                        (_, flags) if flags.contains(PlusFlags::WITNESS) => Donated::Witness,
+                        _ => Donated::Nothing,
+                    };
+                    assert_eq!(file.donated, donated, "{path:?} {flags:?}");
+                    if donated != Donated::Nothing {
+                        let fd = fds.next().unwrap();
+                        let told = rustix::fs::fstat(&fd).unwrap();
+                        assert_eq!(told.st_ino, file.attr.ino);
+                        let is_path =
+                            rustix::fs::fcntl_getfl(&fd).unwrap().contains(rustix::fs::OFlags::PATH);
+                        assert_eq!(is_path, donated == Donated::Witness);
+                    }
+                    position = entry.next;
+                    seen.push(path);
+                    ids.push(file.fd);
+                    count += 1;
+                }
+                assert!(fds.next().is_none());
+                if count == 0 {
+                    break;
+                }
+            }
+            seen.sort();
+            seen.dedup();
+            assert_eq!(seen.len(), 152);
+            // A plain listing goes on from there as well.
+            let (plain, _) = s.client.call(&Request::ReadDir { fd: dir, position: 0, max: 65536 }).unwrap();
+            assert_eq!(caisson_proto::lisafs::reply::Entries::new(&plain).count(), 152);
+            ids.push(dir);
+            s.client.call(&Request::Close { fds: ids }).unwrap();
+        }
+        let file = s.client.find("f1").fd;
+        let bad = Request::ReadDirPlus { fd: file, position: 0, count: 1, flags: PlusFlags::empty() };
+        assert_eq!(s.client.fails(&bad), Errno::BADF);
+    });
+}
+
+#[test]
+fn what_is_listed_ahead_leaves_room_for_what_is_asked_for() {
+    tell(&Options { objects: 40, ..Options::default() }, |s| {
+        for i in 0..100 {
+            fs::write(s.served.join(format!("f{i}")), b"").unwrap();
+        }
+        let dir = s.client.keep(s.client.root.fd, OpenFlags::READ).unwrap();
+        let request = Request::ReadDirPlus { fd: dir, position: 0, count: PLUS_MAX, flags: PlusFlags::all() };
+        let (payload, _) = s.client.call(&request).unwrap();
+        let files = caisson_proto::lisafs::reply::Listing::new(&payload)
+            .filter(|entry| entry.as_ref().unwrap().file.is_some());
+        assert_eq!(files.count(), 28);
+        s.client.find("f7");
     });
 }
 

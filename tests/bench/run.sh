@@ -1,24 +1,26 @@
 #!/bin/bash
 # One table: runc, Caisson and gVisor doing the same things in turn, in one run, on this machine.
 #
-#   run.sh [--rounds N] [--rows PATTERN] [--runtimes "runc caisson runsc"]
+#   run.sh [--rounds N] [--rows PATTERN] [--runtimes "runc caisson runsc"] [--record]
 #
 # Every figure is the median over the rounds, with the spread (half the distance between the 2nd highest and the 2nd
 # lowest of them, as a percentage of the median) and the ratio to runc's. In each round every runtime runs every row,
 # one after the other, so that a slow minute of the machine meets all of them. gVisor is Debian trixie's runsc with its
 # systrap platform, unpacked beside; bookworm's with ptrace where that is all that is served.
+# --record keeps the table in tests/bench/history/, in a file named after the day and the commit.
 # All run by their OCI command lines over the same bundle, without network.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$here/../.." && pwd)
 . "$top/deploy/debian.sh"
 . "$top/tests/sweep.sh"
-rounds=5 pattern=. runtimes="runc caisson runsc"
+rounds=5 pattern=. runtimes="runc caisson runsc" record=
 while [ $# -gt 0 ]; do
     case $1 in
         --rounds) rounds=$2; shift 2 ;;
         --rows) pattern=$2; shift 2 ;;
         --runtimes) runtimes=$2; shift 2 ;;
+        --record) record=yes; shift ;;
         *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 2 ;;
     esac
 done
@@ -61,6 +63,18 @@ bundle=$work/bundle
 mkdir -p "$bundle" "$work/data" "$work/bin" "$work/roots"
 gcc -O2 -static -pthread -o "$work/bin/ops" "$here/ops.c" || exit 1
 [ -z "$project" ] || { mkdir "$work/project" && tar -C "$work/project" --no-same-owner --strip-components=1 -xf "$project"; } || exit 1
+
+# 20,000 files in 200 directories, in a bound directory, under git.
+tree() {
+    [ ! -d "$work/data/tree" ] || return 0
+    mkdir "$work/data/tree"
+    (cd "$work/data/tree" && for ((i = 0; i < 200; i++)); do
+        mkdir "d$i"
+        for ((j = 0; j < 100; j++)); do echo "file $j in directory $i, as short as many are" >"d$i/f$j"; done
+    done)
+    config sh -c 'cd /srv/tree && git init -q && git add . && git -c user.name=bench -c user.email=bench@localhost commit -qm all && sleep 1 && git status >/dev/null'
+    inside runc >/dev/null
+}
 
 # oci RUNTIME WORD...: the runtime's OCI command line.
 oci() {
@@ -158,6 +172,8 @@ measure() {
             config sh -c 'cd /srv/project && make -s -j4 linux >/tmp/log 2>&1 || { grep -v ^make /tmp/log | tail -n 2 >&2; exit 1; }'
             timed "$1"
             ;;
+        tar) tree; config sh -c 'tar -C /srv -cf - tree | cat >/dev/null'; timed "$1" ;;
+        git-status) tree; config sh -c 'cd /srv/tree && git status >/dev/null'; timed "$1" ;;
         *-gofer) config /mnt/ops "${2%-gofer}" /srv; inside "$1" ;;
         *-tmpfs) config /mnt/ops "${2%-tmpfs}" /tmp; inside "$1" ;;
         *) config /mnt/ops "$2" /tmp; inside "$1" ;;
@@ -166,7 +182,7 @@ measure() {
 
 unit() {
     case $1 in
-        start-to-exit | python | make) echo us ;;
+        start-to-exit | python | make | tar | git-status) echo us ;;
         idle-memory) echo KiB ;;
         seq-* | rand-*) echo ns/KiB ;;
         *) echo ns ;;
@@ -176,7 +192,7 @@ unit() {
 rows="start-to-exit idle-memory getpid clock_gettime pread open+close-root stat-root open+close stat pwrite open+close-gofer stat-gofer
     pipe-write+read unix-write+read pipe-ping-pong thread-switch
     fork+exit+wait fork+exec+wait page-touch mmap+munmap mmap+touch+munmap seq-read-gofer seq-write-gofer rand-read-gofer rand-write-gofer
-    seq-read-tmpfs seq-write-tmpfs rand-read-tmpfs rand-write-tmpfs python make"
+    seq-read-tmpfs seq-write-tmpfs rand-read-tmpfs rand-write-tmpfs python make tar git-status"
 [ -n "$project" ] || rows=${rows/ make/}
 rows=$(printf '%s\n' $rows | grep -E -- "$pattern")
 
@@ -198,33 +214,41 @@ for ((round = 1; round <= rounds; round++)); do
     done
 done
 
-echo "runc $(runc --version | awk 'NR == 1 {print $3}'), gVisor ${platform} $([ -n "${runsc:-}" ] && "$runsc" --version 2>/dev/null | awk 'NR == 1 {print $3}'), \
-kernel $(uname -r), $(nproc) processors, $(ls -d /sys/module/kvm_* 2>/dev/null | xargs -r -n 1 basename | tr '\n' ' '), $rounds rounds"
-for row in $rows; do echo "$row $(unit "$row")"; done | awk -v runtimes="$runtimes" '
-    FNR == NR { values[$1, $2] = values[$1, $2] " " $3; next }
-    function sorted(text, list,    n, i, j, t) {
-        n = split(text, list, " ")
-        for (i = 2; i <= n; i++) { t = list[i] + 0; for (j = i - 1; j >= 1 && list[j] + 0 > t; j--) list[j + 1] = list[j]; list[j + 1] = t }
-        return n
-    }
-    function median(list, n) { return n % 2 ? list[(n + 1) / 2] + 0 : (list[n / 2] + list[n / 2 + 1]) / 2 }
-    function spread(list, n, m) { return m == 0 ? 0 : n > 3 ? 50 * (list[n - 1] - list[2]) / m : 50 * (list[n] - list[1]) / m }
-    BEGIN {
-        count = split(runtimes, names, " ")
-        printf "%-18s %-7s", "what", "unit"
-        for (i = 1; i <= count; i++) printf "%24s", names[i] (i > 1 && names[1] == "runc" ? "   ratio" : "")
-        print ""
-    }
-    {
-        printf "%-18s %-7s", $1, $2
-        for (i = 1; i <= count; i++) {
-            n = sorted(values[$1, names[i]], list)
-            if (n == 0) { printf "%24s", "-"; if (i == 1) base = 0; continue }
-            m = median(list, n)
-            if (i == 1) base = m
-            cell = sprintf(m < 100 ? "%.1f" : "%.0f", m) sprintf(" ±%.0f%%", spread(list, n, m))
-            if (i > 1 && names[1] == "runc") cell = cell (base > 0 ? sprintf(" %6.2fx", m / base) : "       ")
-            printf "%*s", 24 + (cell ~ /±/ ? 1 : 0), cell
+table() {
+    echo "runc $(runc --version | awk 'NR == 1 {print $3}'), gVisor ${platform} $([ -n "${runsc:-}" ] && "$runsc" --version 2>/dev/null | awk 'NR == 1 {print $3}'), \
+    kernel $(uname -r), $(nproc) processors, $(ls -d /sys/module/kvm_* 2>/dev/null | xargs -r -n 1 basename | tr '\n' ' '), $rounds rounds"
+    for row in $rows; do echo "$row $(unit "$row")"; done | awk -v runtimes="$runtimes" '
+        FNR == NR { values[$1, $2] = values[$1, $2] " " $3; next }
+        function sorted(text, list,    n, i, j, t) {
+            n = split(text, list, " ")
+            for (i = 2; i <= n; i++) { t = list[i] + 0; for (j = i - 1; j >= 1 && list[j] + 0 > t; j--) list[j + 1] = list[j]; list[j + 1] = t }
+            return n
         }
-        print ""
-    }' "$work/figures" -
+        function median(list, n) { return n % 2 ? list[(n + 1) / 2] + 0 : (list[n / 2] + list[n / 2 + 1]) / 2 }
+        function spread(list, n, m) { return m == 0 ? 0 : n > 3 ? 50 * (list[n - 1] - list[2]) / m : 50 * (list[n] - list[1]) / m }
+        BEGIN {
+            count = split(runtimes, names, " ")
+            printf "%-18s %-7s", "what", "unit"
+            for (i = 1; i <= count; i++) printf "%24s", names[i] (i > 1 && names[1] == "runc" ? "   ratio" : "")
+            print ""
+        }
+        {
+            printf "%-18s %-7s", $1, $2
+            for (i = 1; i <= count; i++) {
+                n = sorted(values[$1, names[i]], list)
+                if (n == 0) { printf "%24s", "-"; if (i == 1) base = 0; continue }
+                m = median(list, n)
+                if (i == 1) base = m
+                cell = sprintf(m < 100 ? "%.1f" : "%.0f", m) sprintf(" ±%.0f%%", spread(list, n, m))
+                if (i > 1 && names[1] == "runc") cell = cell (base > 0 ? sprintf(" %6.2fx", m / base) : "       ")
+                printf "%*s", 24 + (cell ~ /±/ ? 1 : 0), cell
+            }
+            print ""
+        }' "$work/figures" -
+}
+if [ -n "$record" ]; then
+    mkdir -p "$here/history"
+    table | tee "$here/history/$(date -u +%Y-%m-%d)-$(git -C "$top" rev-parse --short HEAD).txt"
+else
+    table
+fi

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod data;
+mod listing;
 mod namespace;
 mod open;
 mod socket;
@@ -72,6 +73,9 @@ fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(),
             namespace::rename(s, (*old_dir, *old_name), (*new_dir, *new_name), *flags)
         }
         Request::ReadDir { fd, position, max } => data::read_dir(s, *fd, *position, *max, reply),
+        Request::ReadDirPlus { fd, position, count, flags } => {
+            listing::read_dir_plus(s, *fd, (*position, *count), *flags, reply)
+        }
         Request::Read { fd, offset, length } => data::read(s, *fd, *offset, *length, reply),
         Request::Write { fd, offset, data } => data::write(s, *fd, *offset, data, reply),
         Request::Fallocate { fd, mode, offset, length } => data::fallocate(s, *fd, *mode, *offset, *length),
@@ -109,6 +113,7 @@ fn changes(request: &Request<'_>) -> bool {
         | Request::Walk { .. }
         | Request::Stat { .. }
         | Request::ReadDir { .. }
+        | Request::ReadDirPlus { .. }
         | Request::ReadLink { .. }
         | Request::GetXattr { .. }
         | Request::ListXattr { .. }
@@ -140,6 +145,7 @@ fn mount(session: &Session, version: u32, max_message: u32, reply: &mut Reply) -
         version: VERSION,
         max_message: u32::try_from(MAX_MESSAGE).map_err(|_| Errno::MSGSIZE)?,
         flags: session.options.flags,
+        objects: u64::try_from(session.options.objects).map_err(|_| Errno::OVERFLOW)?,
         root: session.root,
         attr: attr::read(&root.fd)?,
     };

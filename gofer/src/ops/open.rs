@@ -1,6 +1,6 @@
 //! Opening, creating, flushing, closing.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use caisson_proto::lisafs::reply::{Created, Opened};
@@ -101,12 +101,21 @@ const LOCAL: &[i64] = &[
 /// Donates a duplicate of the node's own `O_PATH` descriptor. It opens nothing: with the calls that a sentry has it only tells attributes.
 pub(super) fn witness(s: &Session, fd: FdId, reply: &mut Reply) -> Result<(), Errno> {
     let node = s.node(fd)?;
-    let tells = matches!(node.kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink);
-    if !tells || !LOCAL.contains(&rustix::fs::fstatfs(&node.fd)?.f_type) {
+    if !tells(node.kind) || !is_local(&node.fd)? {
         return Err(Errno::OPNOTSUPP);
     }
     reply.fds.push(rustix::io::fcntl_dupfd_cloexec(&node.fd, 0)?);
     Ok(())
+}
+
+/// Whether there are witnesses of files of this type.
+pub(super) fn tells(kind: FileKind) -> bool {
+    matches!(kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink)
+}
+
+/// Whether there are witnesses of files on this file's file system.
+pub(super) fn is_local(fd: impl AsFd) -> Result<bool, Errno> {
+    Ok(LOCAL.contains(&rustix::fs::fstatfs(fd)?.f_type))
 }
 
 /// Donates the descriptor, keeps it, or both, as the flags ask.

@@ -119,6 +119,6 @@ pub(super) fn read_link(s: &Session, fd: FdId, reply: &mut Reply) -> Result<(), 
     Ok(())
 }
 
-fn read_target(node: &Node) -> Result<Vec<u8>, Errno> {
+pub(super) fn read_target(node: &Node) -> Result<Vec<u8>, Errno> {
     Ok(readlinkat(&node.fd, c"", Vec::new())?.into_bytes())
 }

@@ -179,4 +179,6 @@ messages! {
     CreateUnnamed = 32,
     /// Donates a descriptor that tells attributes and nothing else.
     Witness = 33,
+    /// Reads directory entries with what walks to them would give.
+    ReadDirPlus = 34,
 }

@@ -65,6 +65,8 @@ pub struct Mounted {
     pub max_message: u32,
     /// What the mount is like.
     pub flags: MountFlags,
+    /// How many ids the client may have at a time, at least 1.
+    pub objects: u64,
     /// The root's id.
     pub root: FdId,
     /// The root's attributes: a directory, or the file of a single-file mount.
@@ -82,6 +84,7 @@ impl Mounted {
             version: reader.u32()?,
             max_message: reader.u32()?,
             flags: MountFlags::from_bits(reader.u32()?).ok_or(WireError::Field)?,
+            objects: reader.u64()?,
             root: reader.id()?,
             attr: Attr::read(&mut reader)?,
         };
@@ -92,7 +95,8 @@ impl Mounted {
     /// Appends the payload.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let writer = &mut Writer::new(out);
-        self.attr.write(writer.u32(self.version).u32(self.max_message).u32(self.flags.bits()).id(self.root));
+        writer.u32(self.version).u32(self.max_message).u32(self.flags.bits()).u64(self.objects);
+        self.attr.write(writer.id(self.root));
     }
 }
 
@@ -332,6 +336,101 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, WireError> {
         kind => Some(FileKind::from_dirent_type(kind).ok_or(WireError::Field)?),
     };
     Ok(Entry { ino, next, kind, name: Name::new(reader.string()?)? })
+}
+
+/// The descriptor that comes with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Donated {
+    /// None.
+    Nothing,
+    /// The file, open for reading.
+    File,
+    /// A witness.
+    Witness,
+}
+
+/// What a walk to an entry would give.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlusFile<'a> {
+    /// Its id.
+    pub fd: FdId,
+    /// Its attributes.
+    pub attr: Attr,
+    /// A symbolic link's target.
+    pub target: Option<LinkTarget<'a>>,
+    /// What comes with it.
+    pub donated: Donated,
+}
+
+/// A directory entry and its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlusEntry<'a> {
+    /// Where the entry behind this one is read.
+    pub next: u64,
+    /// Name.
+    pub name: Name<'a>,
+    /// `None` where a walk would fail, or there is no room for more ids.
+    pub file: Option<PlusFile<'a>>,
+}
+
+impl PlusEntry<'_> {
+    /// Appends the entry to a reply.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let kind = match self.file.as_ref().map(|file| file.donated) {
+            None => 0,
+            Some(Donated::Nothing) => 1,
+            Some(Donated::File) => 2,
+            Some(Donated::Witness) => 3,
+        };
+        let writer = &mut Writer::new(out);
+        writer.u64(self.next).string(self.name.as_bytes()).u16(kind);
+        if let Some(file) = &self.file {
+            file.attr.write(writer.id(file.fd));
+            writer.string(file.target.as_ref().map_or(&[], |target| target.as_bytes()));
+        }
+    }
+}
+
+/// The reply to [`super::Request::ReadDirPlus`]: its entries, one after another.
+#[derive(Clone, Debug)]
+pub struct Listing<'a>(&'a [u8]);
+
+impl<'a> Listing<'a> {
+    /// The entries in a payload. Each is checked when the iteration gets to it.
+    pub const fn new(payload: &'a [u8]) -> Self {
+        Self(payload)
+    }
+}
+
+impl<'a> Iterator for Listing<'a> {
+    type Item = Result<PlusEntry<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut reader = Reader::new(self.0);
+        let entry = read_plus(&mut reader);
+        self.0 = if entry.is_ok() { reader.rest() } else { &[] };
+        Some(entry)
+    }
+}
+
+fn read_plus<'a>(reader: &mut Reader<'a>) -> Result<PlusEntry<'a>, WireError> {
+    let (next, name) = (reader.u64()?, Name::new(reader.string()?)?);
+    let donated = match reader.u16()? {
+        0 => return Ok(PlusEntry { next, name, file: None }),
+        1 => Donated::Nothing,
+        2 => Donated::File,
+        3 => Donated::Witness,
+        _ => return Err(WireError::Field),
+    };
+    let (fd, attr) = (reader.id()?, Attr::read(reader)?);
+    let target = match reader.string()? {
+        b"" => None,
+        target => Some(LinkTarget::new(target)?),
+    };
+    Ok(PlusEntry { next, name, file: Some(PlusFile { fd, attr, target, donated }) })
 }
 
 /// The reply to statfs. Units as in `statfs(2)`: blocks of `block_size` bytes.

@@ -60,6 +60,12 @@ fn every_request() -> Vec<Request<'static>> {
             flags: RenameFlags::EXCHANGE,
         },
         Request::ReadDir { fd, position: 12, max: 4096 },
+        Request::ReadDirPlus {
+            fd,
+            position: 12,
+            count: PLUS_MAX,
+            flags: PlusFlags::READ | PlusFlags::WITNESS,
+        },
         Request::ReadLink { fd },
         Request::GetXattr { fd, name: xattr },
         Request::SetXattr { fd, name: xattr, value: b"value", flags: XattrFlags::CREATE },
@@ -140,6 +146,7 @@ fn arbitrary_bytes_never_panic() {
         let _ = reply::attr::parse(cut);
         let _ = reply::StatFs::parse(cut);
         let _ = reply::Entries::new(cut).count();
+        let _ = reply::Listing::new(cut).count();
     }
 }
 
@@ -225,6 +232,24 @@ fn replies_come_back_as_they_went() {
     let entry = reply::Entry { ino: 1, next: 2, kind: Some(FileKind::Directory), name: name(b"sub") };
     entry.encode(&mut out);
     reply::Entry { kind: None, ..entry }.encode(&mut out);
+    let plus = reply::PlusEntry {
+        next: 7,
+        name: name(b"sub"),
+        file: Some(reply::PlusFile {
+            fd: id(3),
+            attr,
+            target: Some(LinkTarget::new(b"/x").unwrap()),
+            donated: reply::Donated::Witness,
+        }),
+    };
+    let nothing = reply::PlusEntry { file: None, ..plus.clone() };
+    let mut listing = Vec::new();
+    plus.encode(&mut listing);
+    nothing.encode(&mut listing);
+    assert_eq!(reply::Listing::new(&listing).collect::<Vec<_>>(), [Ok(plus), Ok(nothing)]);
+    listing.pop();
+    assert!(reply::Listing::new(&listing).any(|entry| entry.is_err()));
+
     let entries: Vec<_> = reply::Entries::new(&out).collect();
     assert_eq!(entries, [Ok(entry), Ok(reply::Entry { kind: None, ..entry })]);
 }

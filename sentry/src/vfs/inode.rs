@@ -274,6 +274,10 @@ pub trait FileSystem: Any + Send + Sync {
     fn device(&self) -> Device;
     /// `statfs`.
     fn statfs(&self) -> SysResult<FsStat>;
+    /// How many names of it may be kept in memory that nobody uses.
+    fn names_kept(&self) -> usize {
+        usize::MAX
+    }
     /// Type-specific mount options for `/proc/mounts`, with a leading comma each, e.g. `,size=65536k`.
     fn show_options(&self) -> String {
         String::new()

@@ -17,7 +17,7 @@ use super::dentry::Dentry;
 use super::inode::FileSystem;
 use super::mount_namespace::MountNamespace;
 use super::path::VfsPath;
-use super::recent::Recent;
+use super::recent::{RECENT_MAX, Recent};
 use crate::errno::{Errno, SysResult};
 
 bitflags! {
@@ -99,12 +99,13 @@ impl Superblock {
     }
 
     pub(super) fn with_root(fs: Arc<dyn FileSystem>, root: Arc<Dentry>, source: &[u8]) -> Arc<Superblock> {
+        let recent = Recent::with_limit(fs.names_kept().clamp(1, RECENT_MAX));
         Arc::new(Superblock {
             fs,
             root,
             source: source.to_vec(),
             read_only: AtomicBool::new(false),
-            recent: Recent::default(),
+            recent,
             rename: parking_lot::Mutex::new(()),
         })
     }

@@ -7,9 +7,8 @@ use parking_lot::Mutex;
 
 use super::dentry::Dentry;
 
-/// How many dentries without users a superblock keeps.
-// A gofer holds a descriptor for each name of its files, and a host may not allow it more than a few thousand.
-const RECENT_MAX: usize = 8 * 1024;
+/// How many dentries without users a superblock keeps at most; fewer where the file system says so.
+pub(super) const RECENT_MAX: usize = 8 * 1024;
 
 /// The dentries a superblock keeps although nobody uses them: a bounded second-chance cache.
 ///

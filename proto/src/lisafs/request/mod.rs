@@ -37,6 +37,15 @@ bitflags! {
         const KEEP = 32;
     }
 
+    /// What comes with the entries of [`Request::ReadDirPlus`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PlusFlags: u32 {
+        /// A descriptor for reading of each regular file.
+        const READ = 1;
+        /// A witness of each file that has no such descriptor, as [`Request::Witness`] gives.
+        const WITNESS = 2;
+    }
+
     /// `renameat2(2)`'s flags that the protocol carries.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct RenameFlags: u32 {
@@ -236,6 +245,18 @@ pub enum Request<'a> {
         /// Most bytes of entries, 1 KiB to [`super::MAX_DATA`].
         max: u32,
     },
+    /// → [`super::reply::Listing`], with a descriptor for each entry that says so; no entries mean the end. `EOPNOTSUPP` where
+    /// witnesses are asked for and the file system has none.
+    ReadDirPlus {
+        /// An open directory.
+        fd: FdId,
+        /// Where to read: 0 or an entry's `next`.
+        position: u64,
+        /// Most entries, 1 to [`super::PLUS_MAX`].
+        count: u32,
+        /// What is wanted.
+        flags: PlusFlags,
+    },
     /// → the target's bytes ([`super::reply::target`])
     ReadLink {
         /// A symbolic link.
@@ -395,6 +416,7 @@ impl Request<'_> {
             Self::Unlink { .. } => MessageId::Unlink,
             Self::Rename { .. } => MessageId::Rename,
             Self::ReadDir { .. } => MessageId::ReadDir,
+            Self::ReadDirPlus { .. } => MessageId::ReadDirPlus,
             Self::ReadLink { .. } => MessageId::ReadLink,
             Self::GetXattr { .. } => MessageId::GetXattr,
             Self::SetXattr { .. } => MessageId::SetXattr,

@@ -2,7 +2,9 @@
 
 use super::super::attr::{Device, FileKind, Owner, PERMISSIONS, SetAttr};
 use super::super::cursor::Reader;
-use super::super::{FdId, IDS_MAX, LinkTarget, MAX_DATA, MessageId, Name, WALK_MAX, WireError, XattrName};
+use super::super::{
+    FdId, IDS_MAX, LinkTarget, MAX_DATA, MessageId, Name, PLUS_MAX, WALK_MAX, WireError, XattrName,
+};
 use super::{NewFile, OpenFlags, Request, SocketKind, UnlinkKind};
 
 impl NewFile {
@@ -114,6 +116,13 @@ impl<'a> Request<'a> {
                     return Err(WireError::Field);
                 }
                 Self::ReadDir { fd, position, max }
+            }
+            MessageId::ReadDirPlus => {
+                let (fd, position, count) = (r.id()?, r.u64()?, r.u32()?);
+                if count == 0 || count > PLUS_MAX {
+                    return Err(WireError::Field);
+                }
+                Self::ReadDirPlus { fd, position, count, flags: read_flags(r)? }
             }
             MessageId::ReadLink => Self::ReadLink { fd: r.id()? },
             MessageId::GetXattr => Self::GetXattr { fd: r.id()?, name: read_xattr(r)? },

@@ -49,6 +49,9 @@ impl Request<'_> {
             Self::ReadDir { fd, position, max } => {
                 w.id(*fd).u64(*position).u32(*max);
             }
+            Self::ReadDirPlus { fd, position, count, flags } => {
+                w.id(*fd).u64(*position).u32(*count).u32(flags.bits());
+            }
             Self::GetXattr { fd, name } | Self::RemoveXattr { fd, name } => {
                 w.id(*fd).string(name.as_bytes());
             }

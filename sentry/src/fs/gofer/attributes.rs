@@ -57,9 +57,21 @@ pub(super) struct Cached {
 }
 
 impl Cached {
-    pub(super) fn new(attr: wire::Attr) -> Cached {
+    /// As the gofer told them when it was asked at `clock` by the clock that stamps files.
+    pub(super) fn new(attr: wire::Attr, clock: Timestamp) -> Cached {
         let now = Instant::now();
-        Cached { attr, trust: Trust::Whole, learned: now, told: now, proof: None, changes: 0, under_way: 0 }
+        let proof = settled(attr.ctime, clock).then_some(attr.ctime);
+        Cached { attr, trust: Trust::Whole, learned: now, told: now, proof, changes: 0, under_way: 0 }
+    }
+
+    /// How many changes there were.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// They were told then already.
+    pub(super) fn came_ahead(&mut self, told: Instant) {
+        (self.learned, self.told) = (self.learned.min(told), self.told.min(told));
     }
 
     /// To be kept from before the gofer is asked.
@@ -226,7 +238,7 @@ mod tests {
         let mine = tempfile::tempfile().unwrap();
         mine.set_len(5).unwrap();
         let somebody = wire::Attr { uid: 4_242, gid: 4_343, ..attr_of_nothing() };
-        let mut cached = Cached::new(somebody);
+        let mut cached = Cached::new(somebody, Timestamp::default());
         cached.spoil();
         cached.read(&mine).unwrap();
         assert_eq!(cached.trust, Trust::Whole);
@@ -236,7 +248,7 @@ mod tests {
     #[test]
     fn what_was_asked_before_a_change_is_not_believed_after() {
         let of_size = |size| wire::Attr { size, ..attr_of_nothing() };
-        let mut cached = Cached::new(of_size(0));
+        let mut cached = Cached::new(of_size(0), Timestamp::default());
         let asked = cached.asking();
         cached.begin();
         assert!(!cached.learn(asked, of_size(1)), "the change is under way");
@@ -263,7 +275,7 @@ mod tests {
         let host = rustix::fs::fstat(&file).unwrap();
         let told = wire::Attr { ctime: crate::fs::gofer::witness::ctime(&host), ..attr_of_nothing() };
         for (late, proves) in [(0, false), (19, false), (21, true)] {
-            let mut cached = Cached::new(attr_of_nothing());
+            let mut cached = Cached::new(attr_of_nothing(), Timestamp::default());
             let mut asked = cached.asking();
             asked.clock = told.ctime;
             asked.clock.nanoseconds += late * 1_000_000;

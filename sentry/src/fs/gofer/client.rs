@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use caisson_proto::lisafs::reply::{self, Created, Mounted, Node, Opened, StatFs, WalkEnd, Walked};
 use caisson_proto::lisafs::request::{
-    NewFile, OpenFlags, RenameFlags, SocketKind, UnlinkKind, WalkFlags, XattrFlags,
+    NewFile, OpenFlags, PlusFlags, RenameFlags, SocketKind, UnlinkKind, WalkFlags, XattrFlags,
 };
 use caisson_proto::lisafs::{
     Attr, Device, FdId, FileKind, LinkTarget, MAX_MESSAGE, Name, Owner, Request, SetAttr, VERSION, WireError,
@@ -13,6 +13,7 @@ use caisson_proto::lisafs::{
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::ahead::{self, Listed};
 use super::connection::Connection;
 use crate::errno::{Errno, SysResult};
 
@@ -128,6 +129,13 @@ impl Client {
     pub(crate) fn read_dir(&self, fd: FdId, position: u64, max: u32) -> SysResult<Vec<u8>> {
         let request = Request::ReadDir { fd, position, max };
         self.connection.call(&request, |reply| Ok(reply.payload.to_vec()))
+    }
+
+    /// Entries of an open directory with their files.
+    pub(super) fn read_dir_plus(&self, fd: FdId, position: u64, flags: PlusFlags) -> SysResult<Listed> {
+        let request = Request::ReadDirPlus { fd, position, count: ahead::RUN, flags };
+        self.connection
+            .call(&request, |reply| ahead::read_listing(reply.payload, std::mem::take(&mut reply.fds)))
     }
 
     /// Creates a regular file, open for reading and writing.

@@ -51,6 +51,7 @@ impl Reading {
             None => *self.open.insert(fs.client().open_dir(inode.fd())?),
         };
         let position = if offset == FIRST { 0 } else { offset };
+        inode.being_listed();
         let max = u32::try_from(MAX_DATA).map_err(|_| Errno::EINVAL)?;
         self.entries = fs.client().read_dir(open, position, max)?;
         (self.at, self.taken) = (offset, 0);

@@ -11,6 +11,7 @@ use caisson_proto::lisafs::{self as wire, FdId, FileKind, Owner};
 use linux_raw_sys::general as linux;
 use parking_lot::Mutex;
 
+use super::ahead::Ahead;
 use super::attributes::{self, Cached};
 use super::client::{self, Found};
 use super::directory::OpenDirectory;
@@ -42,6 +43,11 @@ pub struct GoferInode {
     pub(super) attr: Mutex<Cached>,
     pub(super) handles: Mutex<Handles>,
     witness: Witness,
+    ahead: Ahead,
+    /// It was looked up ahead, and its being opened has not been noted.
+    early: AtomicBool,
+    /// Its descriptor for reading was donated ahead, and nobody has used it.
+    gift: AtomicBool,
     /// Held by appending writes from finding the end to writing there, and by changes of attributes until they are known.
     order: Mutex<()>,
     target: OnceLock<Vec<u8>>,
@@ -60,6 +66,7 @@ impl GoferInode {
         fd: FdId,
         attr: &wire::Attr,
         target: Option<Vec<u8>>,
+        asked: Epoch,
     ) -> Self {
         let known = OnceLock::new();
         if let Some(target) = target {
@@ -71,9 +78,12 @@ impl GoferInode {
             fd,
             id: HostId::of(attr),
             kind: attr.kind,
-            attr: Mutex::new(Cached::new(*attr)),
+            attr: Mutex::new(Cached::new(*attr, asked.clock)),
             handles: Mutex::default(),
             witness: Witness::default(),
+            ahead: Ahead::default(),
+            early: AtomicBool::new(false),
+            gift: AtomicBool::new(false),
             order: Mutex::new(()),
             target: known,
             windows: OnceLock::new(),
@@ -89,6 +99,19 @@ impl GoferInode {
 
     pub(super) fn weak(&self) -> Weak<GoferInode> {
         self.itself.clone()
+    }
+
+    pub(super) fn ahead(&self) -> &Ahead {
+        &self.ahead
+    }
+
+    pub(super) fn came_ahead(&self) {
+        self.early.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn keep_gift(&self, fs: &GoferFs, handle: Handle) {
+        self.gift.store(true, Ordering::Relaxed);
+        self.keep(fs, handle);
     }
 
     pub(super) fn witness(&self) -> &Witness {
@@ -117,6 +140,11 @@ impl GoferInode {
 
     /// A descriptor for reading or writing.
     pub(super) fn handle(&self, want: Want) -> SysResult<Handle> {
+        if self.early.load(Ordering::Relaxed) && want == Want::Read {
+            self.early.store(false, Ordering::Relaxed);
+            self.gift.store(false, Ordering::Relaxed);
+            self.fs()?.lookout().opened();
+        }
         if let Some(handle) = self.handles.lock().get(want) {
             return Ok(handle);
         }
@@ -302,6 +330,9 @@ impl Inode for GoferInode {
 
     fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         let fs = self.fs()?;
+        if let Some(inode) = self.take_ahead(&fs, name) {
+            return Ok(inode);
+        }
         let asked = fs.epoch();
         let found = fs.client().lookup(self.fd, client::name(name)?)?;
         Ok(fs.inode(asked, found.fd, &found.attr, found.target))
@@ -477,8 +508,14 @@ impl GoferInode {
 impl Drop for GoferInode {
     fn drop(&mut self) {
         let urgency = self.urgency();
+        let changed =
+            self.attr.get_mut().changes() != 0 || *self.written.get_mut() || *self.unnamed.get_mut();
         if let Some(fs) = self.fs.upgrade() {
-            fs.forget(self.id, self.fd, urgency);
+            self.forget_ahead(&fs);
+            if *self.gift.get_mut() {
+                fs.lookout().left();
+            }
+            fs.forget((self.id, self.fd), changed, urgency);
         }
     }
 }

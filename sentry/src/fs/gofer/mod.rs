@@ -13,17 +13,20 @@
 //! - **Descriptors** ([`handle`]): an opened file's host descriptor stays with the inode, up to a number per file system, so
 //!   that open, read, write, stat and close of a known file need no message. Data, and the page cache behind it, is the host's.
 //!
+//! - **Files not yet asked for** ([`ahead`]): who looks at many files of a directory gets them by the run.
+//!
 //! So what others do to a shared mount shows at the next look: names, sizes, modes and times at once, except that attributes just
 //! asked for serve for 200 µs, and that the owner of a file that keeps changing may be the one of 2 ms ago.
 //!
 //! A gofer that is gone makes every operation fail with `EIO`, and nothing wait ([`connection`]).
 //!
 //! Lock order: an inode's `order` lock, its handles, its attributes, its windows; the file system's inode table, list of idle handles
-//! and list of ids to close are leaves. No lock but `order` and the connection's own is held while a message is under way.
+//! and list of ids to close, what a directory knows ahead are leaves. No lock but `order` and the connection's own is held while a message is under way.
 //!
 //! Not there yet: locks (`flock`, `fcntl`) are the sentry's and not seen by other users of a shared directory; `inotify` does
 //! not see what they do; `sync` leaves data that was written to the host's own write-back.
 
+mod ahead;
 mod attributes;
 mod channel;
 mod client;
@@ -42,8 +45,8 @@ mod witness;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 use caisson_proto::lisafs::reply::{MountFlags, Mounted};
 use caisson_proto::lisafs::{self as wire, FdId, IDS_MAX};
@@ -51,10 +54,11 @@ use parking_lot::Mutex;
 
 pub use inode::GoferInode;
 
+use self::ahead::Lookout;
 use self::client::Client;
 #[cfg(test)]
 use self::witness::WITNESSES;
-use self::witness::Witnesses;
+use self::witness::{Witnesses, stamp_clock};
 use crate::errno::{Errno, SysResult};
 use crate::vfs::{Device, FileSystem, FsStat, Inode};
 
@@ -62,6 +66,8 @@ use crate::vfs::{Device, FileSystem, FsStat, Inode};
 const CLOSE_BATCH: usize = 128;
 /// How many inodes that nobody has open keep their host descriptors, per file system.
 const IDLE_HANDLES: usize = 256;
+/// How many inodes that were changed and are gone are known by number.
+const FORGOTTEN: usize = 256;
 
 /// Who else changes the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,19 +87,47 @@ pub struct GoferFs {
     host_device: wire::Device,
     flags: MountFlags,
     inodes: Mutex<HashMap<HostId, Weak<GoferInode>>>,
-    /// How many inodes have gone, for [`Epoch`].
-    forgotten: AtomicU64,
+    /// The inodes that were changed and have gone, for [`Epoch`].
+    forgotten: Mutex<Forgotten>,
+    /// How many ids the gofer has for us.
+    objects: u64,
     closing: Mutex<Vec<FdId>>,
     idle: Mutex<VecDeque<Weak<GoferInode>>>,
     witnesses: Witnesses,
+    lookout: Lookout,
     root: OnceLock<Arc<GoferInode>>,
     itself: Weak<GoferFs>,
 }
 
-/// How many inodes had been forgotten at some time. If it has grown while the gofer was asked for a file, that file may have
-/// been ours, changed and forgotten meanwhile, and what the gofer tells of it may be old.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
+/// A time before the gofer was asked for a file: how many changed inodes had been forgotten, and the clocks. If the file was among those that
+/// were forgotten since, what the gofer tells of it may be older than our change.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epoch {
+    forgotten: u64,
+    clock: wire::Timestamp,
+    at: Instant,
+}
+
+/// The latest of the inodes that were changed and forgotten.
+#[derive(Default)]
+struct Forgotten {
+    count: u64,
+    latest: VecDeque<HostId>,
+}
+
+impl Forgotten {
+    fn add(&mut self, id: HostId) {
+        self.count = self.count.wrapping_add(1);
+        self.latest.push_front(id);
+        self.latest.truncate(FORGOTTEN);
+    }
+
+    /// Whether this one may be among those since there were `count`.
+    fn since(&self, count: u64, id: HostId) -> bool {
+        let new = usize::try_from(self.count.wrapping_sub(count)).unwrap_or(usize::MAX);
+        new > self.latest.len() || self.latest.iter().take(new).any(|forgotten| *forgotten == id)
+    }
+}
 
 /// When an id is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +166,12 @@ impl GoferFs {
             host_device: mounted.attr.dev,
             flags: mounted.flags,
             inodes: Mutex::default(),
-            forgotten: AtomicU64::new(0),
+            forgotten: Mutex::default(),
+            objects: mounted.objects,
             closing: Mutex::default(),
             idle: Mutex::default(),
             witnesses: Witnesses::default(),
+            lookout: Lookout::default(),
             root: OnceLock::new(),
             itself: itself.clone(),
         });
@@ -153,6 +189,10 @@ impl GoferFs {
         &self.client
     }
 
+    fn lookout(&self) -> &Lookout {
+        &self.lookout
+    }
+
     fn witnesses(&self) -> &Witnesses {
         &self.witnesses
     }
@@ -167,7 +207,8 @@ impl GoferFs {
 
     /// To be kept from before the gofer is asked for a file.
     pub(crate) fn epoch(&self) -> Epoch {
-        Epoch(self.forgotten.load(Ordering::Acquire))
+        let forgotten = self.forgotten.lock().count;
+        Epoch { forgotten, clock: stamp_clock(), at: Instant::now() }
     }
 
     /// The inode for a file that the gofer, when asked at `asked`, has named `fd`: the one that is known, or a new one.
@@ -185,10 +226,11 @@ impl GoferFs {
                 Some(known) => known,
                 None => {
                     let fs = self.itself.clone();
-                    let inode =
-                        Arc::new_cyclic(|itself| GoferInode::new(itself.clone(), fs, fd, attr, target));
+                    let inode = Arc::new_cyclic(|itself| {
+                        GoferInode::new(itself.clone(), fs, fd, attr, target, asked)
+                    });
                     inodes.insert(id, Arc::downgrade(&inode));
-                    if self.epoch() != asked {
+                    if self.forgotten.lock().since(asked.forgotten, id) {
                         inode.distrust();
                     }
                     return inode;
@@ -204,8 +246,10 @@ impl GoferFs {
     }
 
     /// An inode is gone: its entry goes, unless the file has got a new one meanwhile, and its id is closed.
-    fn forget(&self, id: HostId, fd: FdId, urgency: Urgency) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+    fn forget(&self, (id, fd): (HostId, FdId), changed: bool, urgency: Urgency) {
+        if changed {
+            self.forgotten.lock().add(id);
+        }
         {
             let mut inodes = self.inodes.lock();
             if inodes.get(&id).is_some_and(|inode| inode.strong_count() == 0) {
@@ -279,6 +323,11 @@ impl FileSystem for GoferFs {
             files_free: host.files_free,
             name_max: host.name_max,
         })
+    }
+
+    /// Every name that is kept keeps an id. A quarter is for what is in use.
+    fn names_kept(&self) -> usize {
+        usize::try_from(self.objects.saturating_sub(self.objects / 4)).unwrap_or(usize::MAX)
     }
 
     fn sync(&self) -> SysResult {

@@ -27,7 +27,7 @@ pub(super) struct Served {
     pub(super) path: VfsPath,
     session: Arc<Session>,
     /// A second end of the server's socket, to cut the connection with.
-    wire: OwnedFd,
+    pub(super) wire: OwnedFd,
     server: Option<JoinHandle<()>>,
 }
 

@@ -152,16 +152,19 @@ impl GoferInode {
             return;
         }
         match fs.client().witness(self.fd()) {
-            Ok(fd) => {
-                let old = witness.fd.write().replace(fd);
-                drop(old);
-                if let Some(loser) = fs.witnesses().add(self.weak()) {
-                    loser.witness().give_up();
-                }
-            }
+            Ok(fd) => self.set_witness(fs, fd),
             Err(_) => witness.refused.store(true, Ordering::Relaxed),
         }
         witness.asking.store(false, Ordering::Release);
+    }
+
+    pub(super) fn set_witness(&self, fs: &GoferFs, fd: OwnedFd) {
+        let old = self.witness().fd.write().replace(fd);
+        if old.is_none()
+            && let Some(loser) = fs.witnesses().add(self.weak())
+        {
+            loser.witness().give_up();
+        }
     }
 
     /// A number that stands for what is in this directory now: it is another one after every change of its names. `None` when that
