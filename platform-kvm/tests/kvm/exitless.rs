@@ -2,7 +2,9 @@
 
 use crate::lab::*;
 use crate::programs;
-use caisson_platform_kvm::{Answer, Answered, Exit, GuestThread, Machine, Registers, Request, Ring0};
+use caisson_platform_kvm::{
+    Answer, Answered, Exit, GuestThread, Machine, PatchedEntry, Registers, Request, Ring0,
+};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -125,7 +127,19 @@ fn run_all(lab: &Lab, thread: &mut GuestThread, counting: &Counting, count: u64)
 }
 
 fn counting_thread(lab: &Lab, leave_every: u64) -> (GuestThread, Arc<Counting>) {
-    lab.load(programs::counted_calls());
+    counting_in(lab, programs::counted_calls(), leave_every)
+}
+
+/// A thread in a program whose call site is patched.
+fn patched_thread(lab: &Lab) -> (GuestThread, Arc<Counting>) {
+    // The program has the offsets in it.
+    assert_eq!(PatchedEntry::HERE, PatchedEntry { check: 96, value: 0x5ca1_550f, entry: 104 });
+    lab.space.set_trampolines(CODE..CODE + PAGE);
+    counting_in(lab, programs::patched_calls(), 0)
+}
+
+fn counting_in(lab: &Lab, program: &[u8], leave_every: u64) -> (GuestThread, Arc<Counting>) {
+    lab.load(program);
     let counting = Arc::new(Counting { leave_every, ..Counting::default() });
     let mut thread = lab.thread();
     let weak: Weak<dyn Answer> = Arc::downgrade(&(counting.clone() as Arc<dyn Answer>));
@@ -139,7 +153,46 @@ fn spare_processor() -> bool {
 
 pub fn calls_are_answered_without_exit() {
     let lab = Lab::new();
-    let (mut thread, counting) = counting_thread(&lab, 0);
+    let (thread, counting) = counting_thread(&lab, 0);
+    answered_without_exit(&lab, thread, &counting);
+}
+
+pub fn patched_calls_are_answered_without_exit() {
+    let lab = Lab::new();
+    if lab.space.patched_entry().is_none() {
+        return;
+    }
+    let (thread, counting) = patched_thread(&lab);
+    answered_without_exit(&lab, thread, &counting);
+}
+
+/// Where GS is the program's, its patched sites make their calls by `syscall`; where it is nothing, that is a page fault before the call.
+pub fn patched_calls_of_a_program_that_uses_gs() {
+    let lab = Lab::new();
+    if lab.space.patched_entry().is_none() {
+        return;
+    }
+    let (mut thread, counting) = patched_thread(&lab);
+    let data = 0x50_0000;
+    lab.new_page(data, RW);
+    let count = 100;
+    let mut registers = Registers { gs_base: data, ..begin(count) };
+    for expected in 0..count {
+        assert_eq!(thread.run(&mut registers, &lab.space).expect("run"), Exit::Syscall);
+        assert_eq!((registers.rax, registers.rdi, registers.gs_base), (COUNT, expected, data));
+        registers.rax = counting.count(registers.rdi);
+    }
+    assert_eq!(thread.run(&mut registers, &lab.space).expect("run"), Exit::Syscall);
+    assert_eq!(registers.rax, END);
+    let mut registers = Registers { gs_base: data + PAGE, ..begin(count) };
+    match thread.run(&mut registers, &lab.space).expect("run") {
+        Exit::PageFault { addr, write: false, .. } => assert_eq!(addr, data + PAGE + 96),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((registers.rax, registers.rdi), (COUNT, 0));
+}
+
+fn answered_without_exit(lab: &Lab, mut thread: GuestThread, counting: &Counting) {
     let count = scaled(50_000, 2000);
     // Other processes may have the processors just now: then all calls exit, and that is right.
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -147,7 +200,7 @@ pub fn calls_are_answered_without_exit() {
         loop {
             *counting.next.lock() = 0;
             let begun = Instant::now();
-            let (exits, _) = run_all(&lab, &mut thread, &counting, count);
+            let (exits, _) = run_all(lab, &mut thread, counting, count);
             let each = begun.elapsed().as_nanos() as u64 / count;
             println!(
                 "       {exits} of {count} calls by exit, {each} ns each, {:?}",
@@ -213,7 +266,20 @@ pub fn answers_that_want_the_thread_outside() {
 /// Kicks at every moment of a posted call.
 pub fn kicks_of_a_guest_whose_calls_are_answered() {
     let lab = Lab::new();
-    let (mut thread, counting) = counting_thread(&lab, 0);
+    let (thread, counting) = counting_thread(&lab, 0);
+    kicked(&lab, thread, &counting);
+}
+
+pub fn kicks_of_a_guest_with_patched_calls() {
+    let lab = Lab::new();
+    if lab.space.patched_entry().is_none() {
+        return;
+    }
+    let (thread, counting) = patched_thread(&lab);
+    kicked(&lab, thread, &counting);
+}
+
+fn kicked(lab: &Lab, mut thread: GuestThread, counting: &Counting) {
     let kicker = thread.kicker();
     let count = scaled(100_000, 2000);
     let done = AtomicBool::new(false);
@@ -228,7 +294,7 @@ pub fn kicks_of_a_guest_whose_calls_are_answered() {
                 }
             });
             let _over = Over(&done);
-            let (exits, interruptions) = run_all(&lab, &mut thread, &counting, count);
+            let (exits, interruptions) = run_all(lab, &mut thread, counting, count);
             println!(
                 "       {exits} exits, {interruptions} interruptions, {:?}",
                 lab.machine.dispatch_counters()

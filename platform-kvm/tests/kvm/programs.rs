@@ -35,6 +35,14 @@ programs! {
     /// Calls number 39 with rbx in rdi, which must return rdi + 7 and keep the carry, for every rbx below r12; then number 1000.
     counted_calls: "2: mov eax, 39", "mov rdi, rbx", "stc", "syscall", "jnc 3f", "sub rax, rdi", "cmp rax, 7", "jne 3f",
                    "inc rbx", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2";
+    /// The same from a patched call site: through the second entry of the stub if GS is a slot, else by `syscall`. Also checks rcx, the flags in
+    /// r11 and the red zone.
+    patched_calls: "2: mov eax, 39", "mov rdi, rbx", "mov [rsp - 64], rbx", "stc",
+                   "mov rcx, gs:[96]", "lea rcx, [rcx - 0x5ca1550f]", "jrcxz 6f", "syscall",
+                   "5: jnc 3f", "lea rdi, [rip + 5b]", "cmp rcx, rdi", "jne 3f", "test r11b, 1", "jz 3f",
+                   "cmp [rsp - 64], rbx", "jne 3f", "mov rdi, rbx", "sub rax, rdi", "cmp rax, 7", "jne 3f",
+                   "inc rbx", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2",
+                   "6: lea rcx, [rip + 5b]", "jmp gs:[104]";
     /// Writes to each of the rsi bytes from rdi on, ever other bytes.
     scribble: "2: mov rcx, rsi", "3: imul rax, rax, 0x5851f42d", "add rax, 0x14057b7f", "mov rdx, rax", "shr rdx, 29",
               "mov [rdi + rcx - 8], rdx", "and dword ptr [rdi + rcx - 8], 14", "sub rcx, 4", "cmp rcx, 8", "ja 3b", "jmp 2b";

@@ -242,9 +242,8 @@ impl Mm {
                     && !sites.room.regions.iter().any(overlaps)
             })?;
             sites.room.regions.push(region);
-            let bounds = sites.room.bounds();
-            self.space.set_trampolines(bounds.clone());
-            self.patches.activate(bounds);
+            self.space.set_trampolines(sites.room.bounds());
+            self.patches.activate(&sites.room.regions);
         }
         sites.room.find(plan, len)
     }

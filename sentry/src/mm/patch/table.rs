@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use super::decode::Plan;
-use super::room::Room;
+use super::room::{MOST_REGIONS, REGION, Room};
 use super::trampoline::Trampoline;
 use crate::platform::{Exit, Registers};
 
@@ -61,8 +61,8 @@ pub struct Patches {
     active: AtomicBool,
     /// Nothing more is patched here.
     closed: AtomicBool,
-    /// The trampolines are in here.
-    bounds: [AtomicU64; 2],
+    /// Where the regions of trampolines start, [`REGION`] bytes each; 0 for none.
+    regions: [AtomicU64; MOST_REGIONS],
     /// Return address of a call and how often it came, in 48 and 16 bits.
     counts: Box<[AtomicU64]>,
     pub(super) sites: RwLock<Sites>,
@@ -73,7 +73,7 @@ impl Default for Patches {
         Patches {
             active: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            bounds: [AtomicU64::new(0), AtomicU64::new(0)],
+            regions: [const { AtomicU64::new(0) }; MOST_REGIONS],
             counts: (0..COUNTED).map(|_| AtomicU64::new(0)).collect(),
             sites: RwLock::default(),
         }
@@ -84,9 +84,8 @@ impl Patches {
     /// A call came without an exit and returns to `behind`. Whether it is time to patch its site: then the call is to be made by
     /// an exit.
     pub fn called(&self, behind: u64) -> bool {
-        let [start, end] = &self.bounds;
-        let patched = behind < end.load(Ordering::Relaxed) && behind >= start.load(Ordering::Relaxed);
-        if patched || self.closed.load(Ordering::Relaxed) {
+        let inside = |start: &AtomicU64| behind.wrapping_sub(start.load(Ordering::Relaxed)) < REGION;
+        if self.regions.iter().any(inside) || self.closed.load(Ordering::Relaxed) {
             return false;
         }
         let Some(count) = self.count(behind) else { return false };
@@ -120,10 +119,10 @@ impl Patches {
         self.active.load(Ordering::Acquire)
     }
 
-    pub(super) fn activate(&self, bounds: Range<u64>) {
-        let [start, end] = &self.bounds;
-        start.store(bounds.start, Ordering::Relaxed);
-        end.store(bounds.end, Ordering::Relaxed);
+    pub(super) fn activate(&self, regions: &[Range<u64>]) {
+        for (index, start) in self.regions.iter().enumerate() {
+            start.store(regions.get(index).map_or(0, |region| region.start), Ordering::Relaxed);
+        }
         self.active.store(true, Ordering::Release);
     }
 
@@ -137,11 +136,11 @@ impl Patches {
     }
 
     pub(super) fn inherit(&self, parent: &Patches) {
-        let [start, end] = &parent.bounds;
         self.closed.store(parent.is_closed(), Ordering::Relaxed);
-        if parent.is_active() {
-            self.activate(start.load(Ordering::Relaxed)..end.load(Ordering::Relaxed));
+        for (to, from) in self.regions.iter().zip(&parent.regions) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
+        self.active.store(parent.is_active(), Ordering::Release);
         for (to, from) in self.counts.iter().zip(&parent.counts) {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -266,9 +265,11 @@ mod tests {
     #[test]
     fn calls_from_trampolines_do_not_count() {
         let patches = Patches::default();
-        patches.activate(0x10_0000..0x20_0000);
+        let regions = [0x10_0000..0x20_0000, 0x7000_0000..0x7010_0000];
+        patches.activate(&regions);
         for _ in 0..100 {
-            assert!(!patches.called(0x10_0040));
+            assert!(!patches.called(0x10_0040) && !patches.called(0x700f_ffff));
         }
+        assert!((0..100).any(|_| patches.called(0x20_0000)), "what lies between is the program's");
     }
 }
