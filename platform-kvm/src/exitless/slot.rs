@@ -1,11 +1,14 @@
 //! The memory through which a vCPU and a dispatcher speak: 256 bytes per vCPU.
 //!
 //! ```text
-//!   0  rax rcx r11 rsp rdi rsi rdx r10     what the user had, for the way back and as arguments
-//!  64  r8 r9 result state awake
-//!  96  check entry                            for patched call sites (emulated ring 0)
+//!   0  rax rdi rsi rdx r10 r8 r9 state kind    the call; the result takes rax's place
+//!  64  rcx r11 rsp awake                       what else the user had, for the way back
+//!  96  check entry                             for patched call sites (emulated ring 0)
 //! 248  one word of stack
 //! ```
+//! What a dispatcher reads and writes for every call is one cache line; every other line that it touches would cost the guest as much
+//! again.
+//!
 //! The state goes POSTED (guest) → CLAIMED (dispatcher) → DONE | LEAVE | REFUSED (dispatcher), or POSTED → WITHDRAWN (guest).
 //! On hosts that emulate ring 0 the guest can write anything here at any time, so everything is read once, and nothing that is
 //! read here decides about anything but the calling process's own registers.
@@ -16,23 +19,27 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) const LEN: u64 = 256;
 
 pub(crate) const RAX: u64 = 0;
-pub(crate) const RCX: u64 = 8;
-pub(crate) const R11: u64 = 16;
-pub(crate) const RSP: u64 = 24;
-pub(crate) const RDI: u64 = 32;
-pub(crate) const RSI: u64 = 40;
-pub(crate) const RDX: u64 = 48;
-pub(crate) const R10: u64 = 56;
-pub(crate) const R8: u64 = 64;
-pub(crate) const R9: u64 = 72;
-pub(crate) const RESULT: u64 = 80;
-pub(crate) const STATE: u64 = 88;
-pub(crate) const AWAKE: u64 = 92;
+pub(crate) const RESULT: u64 = RAX;
+pub(crate) const RDI: u64 = 8;
+pub(crate) const RSI: u64 = 16;
+pub(crate) const RDX: u64 = 24;
+pub(crate) const R10: u64 = 32;
+pub(crate) const R8: u64 = 40;
+pub(crate) const R9: u64 = 48;
+pub(crate) const STATE: u64 = 56;
+pub(crate) const KIND: u64 = 60;
+pub(crate) const RCX: u64 = 64;
+pub(crate) const R11: u64 = 72;
+pub(crate) const RSP: u64 = 80;
+pub(crate) const AWAKE: u64 = 88;
 pub(crate) const CHECK: u64 = 96;
 pub(crate) const ENTRY: u64 = 104;
 
 /// What [`CHECK`] holds, so that a patched call site can tell whether the GS base is a slot: a number that no other word is likely to be.
 pub(crate) const CHECK_VALUE: u32 = 0x5ca1_550f;
+
+/// In [`KIND`]: the call came from a patched site. Answering it clears that.
+pub(crate) const PATCHED: u32 = 2;
 
 // All even: no entry of a page table that is present looks like one of them, should a page ever be mistaken.
 /// The guest waits for somebody to claim the call.
@@ -49,16 +56,27 @@ pub(crate) const REFUSED: u32 = 10;
 pub(crate) const WITHDRAWN: u32 = 12;
 
 /// A posted system call. On emulated ring 0 all of it is what the calling process wants us to believe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Request {
     /// rax.
     pub number: u64,
     /// rdi, rsi, rdx, r10, r8, r9.
     pub args: [u64; 6],
-    /// Where the guest goes on.
-    pub rip: u64,
-    /// Its stack pointer.
-    pub rsp: u64,
+    /// It came from a patched call site ([`crate::PatchedEntry`]).
+    pub patched: bool,
+    memory: SlotMemory,
+}
+
+impl Request {
+    /// Where the guest goes on. Costs the guest time, and may be another the next time: ask once, and only if need be.
+    pub fn rip(&self) -> u64 {
+        self.memory.get(RCX)
+    }
+
+    /// Its stack pointer. The same goes for it.
+    pub fn rsp(&self) -> u64 {
+        self.memory.get(RSP)
+    }
 }
 
 /// The host's view of a slot.
@@ -121,13 +139,14 @@ impl SlotMemory {
         Some(Request {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
-            rip: self.get(RCX),
-            rsp: self.get(RSP),
+            patched: self.half(KIND).load(Ordering::Relaxed) == PATCHED,
+            memory: *self,
         })
     }
 
     pub(crate) fn answer(&self, result: u64, state: u32) {
         self.word(RESULT).store(result, Ordering::Relaxed);
-        self.set_state(state);
+        // And the kind, which is the high half.
+        self.word(STATE).store(state.into(), Ordering::Release);
     }
 }

@@ -122,6 +122,7 @@ global_asm!(
     // Patched call sites come here: r11 gets the flags, by way of the word of stack.
     "caisson_exitless_\\name\\()_patched:",
     ".if \\ring3",
+    "mov dword ptr [rip + caisson_exitless_\\name\\()_start - {ahead} + {kind}], {is_patched}",
     "mov [rip + caisson_exitless_\\name\\()_start - {ahead} + {rsp}], rsp",
     "lea rsp, [rip + caisson_exitless_\\name\\()_start - {ahead} + {stack}]",
     "caisson_exitless_\\name\\()_away:",
@@ -151,6 +152,8 @@ global_asm!(
     result = const slot::RESULT,
     state = const slot::STATE,
     awake = const slot::AWAKE,
+    kind = const slot::KIND,
+    is_patched = const slot::PATCHED,
     stack = const slot::LEN,
     tf = const FLAG_TF,
     spins = const SPINS,
