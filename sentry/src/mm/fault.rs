@@ -362,6 +362,9 @@ impl Mm {
         access: MemoryAccess,
     ) -> Result<Piece, FaultOutcome> {
         let page = addr / PAGE_SIZE;
+        if let Some(footprint) = self.footprint.get() {
+            footprint.note_read(page);
+        }
         let (start, backing) = self.translate_around(vma, page, READ_AROUND, access)?;
         let mut pages = self.pages.lock();
         if let Some(run) = pages.around(page, &block(vma, page, HUGE)) {

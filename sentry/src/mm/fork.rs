@@ -1,14 +1,16 @@
 //! `fork`: copying an address space without copying its pages.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::extent_map::{Ownership, Run};
+use super::extent_map::{ExtentMap, Ownership, Run};
 use super::fault::MemoryAccess;
-use super::vma::{ObjectMapping, Source, Vma, VmaFlags};
+use super::footprint::Footprint;
+use super::vma::{ObjectMapping, Prot, Source, Vma, VmaFlags};
 use super::{Mm, Remains, State, page_numbers};
 use crate::errno::SysResult;
-use crate::platform::{Change, Perms};
+use crate::platform::{Alignment, Change, PAGE_SIZE, Perms};
 
 /// Pages of the child that are entered at once, read-only: entries are cheap, faults are not.
 const EAGER_PAGES: u64 = 4096;
@@ -21,6 +23,9 @@ impl Mm {
         let child = Mm::new(&self.platform, self.layout, self.limits())?;
         *child.image.lock() = self.image();
         child.barriers.store(self.barriers.load(Ordering::Relaxed), Ordering::Relaxed);
+        let footprint = self.footprint.get_or_init(Footprint::new);
+        let _ = child.footprint.set(footprint.clone());
+        let written = footprint.written();
         let mut remains = Remains::new(self.arena);
         // The host must not be writing into pages that become copy-on-write.
         let gate = self.io_gate.write();
@@ -31,12 +36,11 @@ impl Mm {
             copy.brk_start = state.brk_start;
             copy.brk = state.brk;
             for vma in state.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)) {
-                self.fork_vma(vma, &child, &mut copy);
-                if vma.is_private() && vma.prot.perms().is_some_and(|perms| perms.contains(Perms::W)) {
-                    let range = vma.start..vma.end;
-                    let perms = vma.prot.perms().unwrap_or(Perms::R) - Perms::W;
-                    changes.push(Change::Protect { range, perms });
-                }
+                let shared = self.fork_vma(vma, &child, &mut copy, &written);
+                let Some(perms) = vma.prot.perms().filter(|perms| perms.contains(Perms::W)) else { continue };
+                let addresses = |pages: Range<u64>| pages.start * PAGE_SIZE..pages.end * PAGE_SIZE;
+                let protect = |pages| Change::Protect { range: addresses(pages), perms: perms - Perms::W };
+                changes.extend(shared.into_iter().map(protect));
             }
             child.note_size(&copy);
             self.inherit_patches(&child, &copy)?;
@@ -46,10 +50,13 @@ impl Mm {
         drop(state);
         drop(gate);
         child.enter_all();
+        child.enter_read(&footprint.read());
         Ok(child)
     }
 
-    fn fork_vma(&self, vma: &Vma, child: &Arc<Mm>, copy: &mut State) {
+    /// Copies a mapping. Private pages become shared copy-on-write, except `written` ones, of which the child gets its own. Returns the
+    /// page numbers that are shared.
+    fn fork_vma(&self, vma: &Vma, child: &Arc<Mm>, copy: &mut State, written: &[u64]) -> Vec<Range<u64>> {
         let mut new = vma.clone();
         new.flags.remove(VmaFlags::LOCKED);
         if let Source::Object { mapping, .. } = &mut new.source {
@@ -57,18 +64,59 @@ impl Mm {
             *mapping = ObjectMapping::new(object, file, vma.flags, (child.id, Arc::downgrade(child)));
         }
         copy.vmas.insert(new);
-        if vma.flags.intersects(VmaFlags::SHARED | VmaFlags::WIPEONFORK) {
-            return;
+        if !vma.is_private() {
+            return Vec::new();
         }
         let numbers = page_numbers(&(vma.start..vma.end));
+        if vma.flags.contains(VmaFlags::WIPEONFORK) {
+            return Vec::new();
+        }
         let mut pages = self.pages.lock();
-        pages.set_ownership(numbers.clone(), Ownership::CopyOnWrite);
         let mut inherited = child.pages.lock();
-        for run in pages.runs(numbers) {
-            self.arena.retain(run.frames());
-            inherited.insert(Run { ownership: Ownership::CopyOnWrite, ..run });
+        let inside = written.iter().filter(|page| numbers.contains(page) && vma.prot.contains(Prot::WRITE));
+        let mut shared = Vec::new();
+        let mut at = numbers.start;
+        for page in inside.copied().filter(|page| self.copy_ahead(&pages, &mut inherited, *page)) {
+            shared.push(at..page);
+            at = page + 1;
+        }
+        shared.push(at..numbers.end);
+        shared.retain(|part| !part.is_empty());
+        for part in &shared {
+            pages.set_ownership(part.clone(), Ownership::CopyOnWrite);
+            for run in pages.runs(part.clone()) {
+                self.arena.retain(run.frames());
+                inherited.insert(Run { ownership: Ownership::CopyOnWrite, ..run });
+            }
         }
         child.note_rss(&inherited);
+        shared
+    }
+
+    /// Gives the child its own copy of an exclusive page, which stays as it is. Whether it could.
+    fn copy_ahead(&self, pages: &ExtentMap, inherited: &mut ExtentMap, page: u64) -> bool {
+        let Some(old) = pages.at(page).filter(|run| run.ownership == Ownership::Exclusive) else {
+            return false;
+        };
+        let Ok(frames) = self.arena.alloc(1, Alignment::Page) else { return false };
+        let new = Run { page, first: frames.first, count: 1, ownership: Ownership::Exclusive };
+        if self.copy_pages(self.arena.gpa(old.first), &new) == 0 {
+            self.arena.release(frames);
+            return false;
+        }
+        inherited.insert(new);
+        true
+    }
+
+    /// Enters what was read before at these page numbers. Best effort.
+    fn enter_read(&self, pages: &[u64]) {
+        let state = self.state.read();
+        for page in pages {
+            let addr = page.saturating_mul(PAGE_SIZE);
+            if let Some(vma) = state.vmas.find(addr).filter(|vma| vma.object_at(addr).is_some()) {
+                let _ = self.resolve(vma, addr, MemoryAccess::Read);
+            }
+        }
     }
 
     /// Makes the first accesses of a program that is about to start, and enters what pages it has: best effort, so that it
@@ -98,7 +146,7 @@ impl Mm {
                 continue;
             }
             left -= present;
-            self.enter_present(vma, &range, present);
+            self.enter_ahead(vma, &range);
         }
     }
 }

@@ -38,6 +38,7 @@ mod barrier;
 mod brk;
 mod extent_map;
 mod fault;
+mod footprint;
 mod fork;
 mod frame_store;
 mod futex_key;
@@ -81,6 +82,7 @@ use crate::platform::{Arena, Change, GVA_END, PAGE_SIZE, Platform, Space, Stragg
 use crate::task::processors::Processors;
 use crate::vfs::File;
 use extent_map::{ExtentMap, Run};
+use footprint::Footprint;
 use limbo::Limbo;
 use vma::Vma;
 use vma_map::VmaMap;
@@ -163,6 +165,8 @@ pub struct Mm {
     pages: PrivatePages,
     /// Goes after `space`, too.
     limbo: Limbo,
+    /// Once it has forked or been forked.
+    footprint: OnceLock<Arc<Footprint>>,
     /// Patched call sites; the frames behind them go after `space`.
     patches: Arc<Patches>,
     trampolines: patch::TrampolineFrames,
@@ -198,6 +202,7 @@ impl Mm {
             state: RwLock::default(),
             pages: PrivatePages { arena: platform.arena(), map: Mutex::default() },
             limbo: Limbo::new(platform.arena()),
+            footprint: OnceLock::new(),
             patches,
             trampolines,
             limits: Mutex::new(limits),

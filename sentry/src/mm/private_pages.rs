@@ -7,7 +7,8 @@ use super::fault::FaultOutcome;
 use super::frame_store::allocate_run;
 use super::vma::Vma;
 use super::{Mm, State};
-use crate::platform::PAGE_SIZE;
+use crate::errno::Errno;
+use crate::platform::{PAGE_SIZE, Perms};
 use std::sync::atomic::Ordering;
 
 impl Mm {
@@ -21,6 +22,9 @@ impl Mm {
         page: u64,
     ) -> Result<Run, FaultOutcome> {
         let perms = vma.prot.perms().ok_or(FaultOutcome::Denied)?;
+        if let Some(footprint) = self.footprint.get() {
+            footprint.note_written(page);
+        }
         let unique = |page: u64| self.arena.is_unique(run.frame(page));
         if unique(page) {
             let own = stretch(page, &(run.page..run.end()), unique);
@@ -68,9 +72,36 @@ impl Mm {
             left -= u64::from(run.count);
             let perms = match run.ownership {
                 Ownership::Exclusive => perms,
-                Ownership::CopyOnWrite => perms - crate::platform::Perms::W,
+                Ownership::CopyOnWrite => perms - Perms::W,
             };
             if self.enter(run, perms).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Enters the private pages of `range` in a space that has not run yet: those that will be copied when they are written in a way that
+    /// costs nothing if nobody has read them by then. Best effort.
+    pub(super) fn enter_ahead(&self, vma: &Vma, range: &Range<u64>) {
+        let Some(perms) = vma.prot.perms() else { return };
+        let pages = self.pages.lock();
+        for run in pages.runs(super::page_numbers(range)) {
+            let entered = match run.ownership {
+                Ownership::CopyOnWrite if perms.contains(Perms::W) => {
+                    let len = bytes(run.count.into());
+                    self.space.map_ahead(
+                        run.page * PAGE_SIZE,
+                        self.arena.gpa(run.first),
+                        len,
+                        perms - Perms::W,
+                    )
+                }
+                Ownership::CopyOnWrite => {
+                    self.enter(run, perms - Perms::W).map(drop).map_err(|_| Errno::ENOMEM)
+                }
+                Ownership::Exclusive => self.enter(run, perms).map(drop).map_err(|_| Errno::ENOMEM),
+            };
+            if entered.is_err() {
                 break;
             }
         }

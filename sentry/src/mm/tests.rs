@@ -172,6 +172,41 @@ fn shared_memory_stays_shared_across_fork() {
 }
 
 #[test]
+fn the_next_child_has_the_pages_ready_that_the_last_one_wrote() {
+    let arena = fake::new_arena(10_000);
+    let parent = Guest::new(arena);
+    let at = parent.anonymous(40);
+    (0..40).for_each(|page| parent.store(at + page * PAGE_SIZE, page as u8).unwrap());
+    let write = |guest: &Guest, value: u8| {
+        guest.store(at + 7 * PAGE_SIZE, value).unwrap();
+        guest.store(at + 30 * PAGE_SIZE + 5, value).unwrap();
+    };
+    {
+        let child = Guest { mm: parent.mm.fork().unwrap() };
+        write(&child, 100);
+        assert_eq!(child.mm.fault_count(), 2);
+    }
+    write(&parent, 101);
+    for round in 0..3 {
+        let before = parent.mm.fault_count();
+        let child = Guest { mm: parent.mm.fork().unwrap() };
+        assert_eq!(child.load(at + 7 * PAGE_SIZE), Ok(if round == 0 { 101 } else { 110 + round - 1 }));
+        // Neither faults, and neither sees what the other writes.
+        write(&child, 102);
+        write(&parent, 110 + round);
+        assert_eq!((child.mm.fault_count(), parent.mm.fault_count()), (0, before));
+        assert_eq!(child.load(at + 30 * PAGE_SIZE + 5), Ok(102));
+        assert_eq!(parent.load(at + 30 * PAGE_SIZE + 5), Ok(110 + round));
+        // The rest is shared as ever.
+        assert_eq!(child.load(at + 8 * PAGE_SIZE), Ok(8));
+        child.store(at + 20 * PAGE_SIZE, 1).unwrap();
+        assert_eq!(parent.load(at + 20 * PAGE_SIZE), Ok(20));
+    }
+    drop(parent);
+    assert_eq!(arena.frames_in_use(), 0);
+}
+
+#[test]
 fn fork_flags_are_obeyed() {
     let parent = Guest::new(fake::shared_arena());
     let (gone, wiped) = (parent.anonymous(2), parent.anonymous(2));
