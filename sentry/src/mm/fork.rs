@@ -14,6 +14,11 @@ use crate::platform::{Alignment, Change, PAGE_SIZE, Perms};
 
 /// Pages of the child that are entered at once, read-only: entries are cheap, faults are not.
 const EAGER_PAGES: u64 = 4096;
+/// Pages of a program's segment that are entered at its start, in at most so many pieces.
+const TEXT_PAGES: u64 = 512;
+const MAX_PIECES: u32 = 16;
+/// Pages of its data that are copied.
+const DATA_PAGES: u64 = 8;
 
 impl Mm {
     /// The child's address space: private pages shared copy-on-write, shared mappings shared. `ENOMEM`.
@@ -128,8 +133,36 @@ impl Mm {
                 let _ = self.resolve(vma, *addr, *access);
             }
         }
+        state
+            .vmas
+            .iter()
+            .filter(|vma| vma.flags.contains(VmaFlags::IMAGE))
+            .for_each(|vma| self.enter_image(vma));
+        let zeroes =
+            |vma: &&Vma| matches!(vma.source, Source::Anonymous) && !vma.flags.contains(VmaFlags::GROWSDOWN);
+        let zeroed: Vec<u64> = state.vmas.iter().filter(zeroes).map(|vma| vma.start).collect();
         drop(state);
+        zeroed.into_iter().for_each(|start| self.map_ahead(start));
         self.enter_all();
+    }
+
+    /// Enters the beginning of a program's or library's segment, and copies its data if that is little: entries and copies are cheap, and a
+    /// program that starts uses most of both. The caller holds `state`. Best effort.
+    pub(super) fn enter_image(&self, vma: &Vma) {
+        let data = vma.is_private() && vma.prot.contains(Prot::WRITE);
+        let (access, most) =
+            if data { (MemoryAccess::Write, DATA_PAGES) } else { (MemoryAccess::Read, TEXT_PAGES) };
+        let end = vma.end.min(vma.start.saturating_add(most * PAGE_SIZE));
+        let mut at = vma.start;
+        for _ in 0..MAX_PIECES {
+            if at >= end {
+                break;
+            }
+            match self.resolve(vma, at, access) {
+                Ok(piece) => at = at.saturating_add(piece.len.max(PAGE_SIZE)),
+                Err(_) => break,
+            }
+        }
     }
 
     /// Enters the private pages there are, as far as that is cheap.

@@ -122,8 +122,8 @@ impl Mm {
         if populate || matches!(lock, Some(LockMode::Now)) {
             // As on Linux, failing to populate does not fail the call.
             let _ = self.populate(range, None);
-        } else if request.backing.is_some() && len <= 64 * PAGE_SIZE && !request.prot.is_empty() {
-            self.map_small_object(start);
+        } else if request.backing.is_some() {
+            self.map_object_ahead(start);
         } else if request.backing.is_none() && len <= u64::from(FIRST) * PAGE_SIZE {
             self.map_ahead(start);
         }
@@ -316,10 +316,13 @@ impl Mm {
         Source::Object { mapping, offset }
     }
 
-    /// Enters a small mapping of an object at once; whoever maps it will touch it.
-    fn map_small_object(&self, start: u64) {
+    /// Enters a small mapping of an object at once, and the beginning of a segment: whoever maps it will touch it.
+    fn map_object_ahead(&self, start: u64) {
         let state = self.state.read();
-        if let Some(vma) = state.vmas.find(start) {
+        let Some(vma) = state.vmas.find(start) else { return };
+        if vma.flags.contains(VmaFlags::IMAGE) && vma.prot.intersects(Prot::WRITE | Prot::EXEC) {
+            self.enter_image(vma);
+        } else if vma.len() <= 64 * PAGE_SIZE && !vma.prot.is_empty() {
             let _ = self.resolve(vma, start, MemoryAccess::Read);
         }
     }
