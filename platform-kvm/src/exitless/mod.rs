@@ -28,11 +28,13 @@
 //! [`LAST_PAUSE`] as long as that goes on.
 
 mod assist;
+mod placement;
 pub(crate) mod slot;
 pub(crate) mod stub;
 
 use crate::machine::rdtsc;
 use parking_lot::{Condvar, Mutex};
+use placement::Placement;
 pub use slot::Request;
 use slot::SlotMemory;
 use std::sync::Weak;
@@ -164,6 +166,8 @@ pub(crate) struct Dispatch {
 #[derive(Debug, Default)]
 struct Sleep {
     wakes: u32,
+    /// The processor of the thread that woke last: that is where its guest runs.
+    waker: Option<usize>,
     stopped: bool,
 }
 
@@ -313,15 +317,20 @@ impl Dispatch {
             return;
         }
         self.counters.wakes.fetch_add(1, Ordering::Relaxed);
-        self.sleep.lock().wakes = 1;
+        {
+            let mut sleep = self.sleep.lock();
+            sleep.wakes = 1;
+            sleep.waker = placement::processor();
+        }
         self.called.notify_one();
     }
 
     /// What a dispatcher's thread does until [`Dispatch::stop`].
     pub(crate) fn serve(&self) {
+        let mut placement = Placement::new();
         self.present.fetch_add(1, Ordering::SeqCst);
         loop {
-            {
+            let waker = {
                 let mut sleep = self.sleep.lock();
                 while sleep.wakes == 0 && !sleep.stopped {
                     self.called.wait(&mut sleep);
@@ -330,7 +339,9 @@ impl Dispatch {
                     break;
                 }
                 sleep.wakes = 0;
-            }
+                sleep.waker
+            };
+            placement.keep_off(waker);
             self.awake(|| self.poll());
         }
         self.present.fetch_sub(1, Ordering::SeqCst);
