@@ -293,6 +293,46 @@ static void interrupted_waits(void) {
     printf("waits: %ld good, %s, strange %ld\n", good, caught ? "interrupted" : "not interrupted", strange);
 }
 
+/* Jumps to every byte of where its patched sites lead, and overwrites what it can reach: whatever becomes of it is its own affair, but it becomes
+ * something. What happens depends on the host, so only that is printed. */
+static void jump_astray(char *target) {
+    close(2);
+    alarm(2);
+    jump_to(target, SYS_getpid);
+    _exit(1);
+}
+
+static void hostile(void) {
+    int ended = 0, tried = 0;
+    for (int which = 0; which < COUNT; which++) {
+        unsigned char *at = (unsigned char *)SITES[which].behind;
+        int distance = 0;
+        for (int back = 2; back <= 7; back++)
+            if (at[-back] == 0xe9)
+                memcpy(&distance, at - back + 1, 4), at = at - back + 5, back = 8;
+        for (int offset = 0; offset < 80; offset += distance ? 1 : 40) {
+            char *target = distance ? (char *)at + distance + offset : (char *)0x1000 + offset;
+            pid_t pid = fork();
+            if (pid == 0)
+                jump_astray(target);
+            tried++;
+            ended += pid > 0 && waitpid(pid, NULL, 0) == pid;
+        }
+        pid_t pid = fork();
+        if (pid == 0) {
+            /* Where a trampoline may be, and where the call's registers may be kept. */
+            mprotect((void *)((unsigned long)(at + distance) & ~4095ul), 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
+            munmap((void *)((unsigned long)(at + distance) & ~4095ul), distance ? 4096 : 0);
+            alarm(2);
+            for (volatile unsigned long *word = (void *)0x7fffffe00000;; word++)
+                *word = (unsigned long)word * 0x9e3779b97f4a7c15, syscall(SYS_getpid);
+        }
+        tried++;
+        ended += pid > 0 && waitpid(pid, NULL, 0) == pid;
+    }
+    printf("hostile: %s\n", ended == tried ? "every one came to an end" : "not every one came to an end");
+}
+
 /* Nothing of it is in the list of mappings. */
 static int mappings(void) {
     char line[512];
@@ -330,6 +370,7 @@ int main(int argc, char **argv) {
     in_child("text", changes_text);
     in_child("discarded", discards_text);
     in_child("mapped", maps_nearby);
+    hostile();
     registers("at last");
     fflush(stdout);
     pid_t pid = fork();

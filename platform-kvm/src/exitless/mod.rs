@@ -72,6 +72,8 @@ const TURNS_IN_HOPE: u32 = 600;
 pub enum Answered {
     /// The result for rax; the guest goes on.
     Done(u64),
+    /// The guest goes on already: [`Request::done`] has told it the result.
+    Told,
     /// The result for rax, and `run` returns [`crate::Exit::Interrupted`] with it.
     Leave(u64),
     /// Nothing was done: `run` returns [`crate::Exit::Syscall`].
@@ -82,7 +84,7 @@ pub enum Answered {
 pub trait Answer: Send + Sync {
     /// Called by a dispatcher that saw a posted call. Takes the call by `claim`, which gives `None` when it is gone, and must
     /// then answer it. `None`: not now (the thread's state is in other hands).
-    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered>;
+    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered>;
 }
 
 /// What happened so far, since the machine was made.
@@ -456,6 +458,7 @@ impl Dispatch {
         let Some(answer) = answer.as_ref().and_then(Weak::upgrade) else { return false };
         match answer.answer(&|| memory.claim()) {
             None => return false,
+            Some(Answered::Told) => {}
             Some(Answered::Done(result)) => memory.answer(result, slot::DONE),
             Some(Answered::Leave(result)) => memory.answer(result, slot::LEAVE),
             Some(Answered::Refused) => {

@@ -13,6 +13,7 @@
 //! On hosts that emulate ring 0 the guest can write anything here at any time, so everything is read once, and nothing that is
 //! read here decides about anything but the calling process's own registers.
 
+use super::Answered;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a slot.
@@ -56,18 +57,24 @@ pub(crate) const REFUSED: u32 = 10;
 pub(crate) const WITHDRAWN: u32 = 12;
 
 /// A posted system call. On emulated ring 0 all of it is what the calling process wants us to believe.
-#[derive(Debug, Clone, Copy)]
-pub struct Request {
+#[derive(Debug)]
+pub struct Request<'a> {
     /// rax.
     pub number: u64,
     /// rdi, rsi, rdx, r10, r8, r9.
     pub args: [u64; 6],
     /// It came from a patched call site ([`crate::PatchedEntry`]).
     pub patched: bool,
-    memory: SlotMemory,
+    memory: &'a SlotMemory,
 }
 
-impl Request {
+impl Request<'_> {
+    /// Lets the guest go on with this result at once: what the answerer still has to tidy up costs the guest nothing.
+    pub fn done(self, result: u64) -> Answered {
+        self.memory.answer(result, DONE);
+        Answered::Told
+    }
+
     /// Where the guest goes on. Costs the guest time, and may be another the next time: ask once, and only if need be.
     pub fn rip(&self) -> u64 {
         self.memory.get(RCX)
@@ -134,13 +141,13 @@ impl SlotMemory {
     }
 
     /// Takes a posted call, if it is still posted.
-    pub(crate) fn claim(&self) -> Option<Request> {
+    pub(crate) fn claim(&self) -> Option<Request<'_>> {
         self.half(STATE).compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(Request {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
             patched: self.half(KIND).load(Ordering::Relaxed) == PATCHED,
-            memory: *self,
+            memory: self,
         })
     }
 

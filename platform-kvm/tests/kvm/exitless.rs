@@ -35,7 +35,7 @@ impl Counting {
 }
 
 impl Answer for Counting {
-    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered> {
+    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
         if self.outside.load(Ordering::SeqCst) {
             return None;
         }
@@ -48,7 +48,7 @@ impl Answer for Counting {
         if self.leave_every != 0 && answered.is_multiple_of(self.leave_every) {
             return Some(Answered::Leave(result));
         }
-        Some(Answered::Done(result))
+        if answered.is_multiple_of(2) { Some(Answered::Done(result)) } else { Some(request.done(result)) }
     }
 }
 

@@ -259,6 +259,10 @@ impl Space for FakeSpace {
         Ok(before - tables.entries.len())
     }
 
+    fn patched_entry(&self) -> Option<super::PatchedEntry> {
+        Some(super::PatchedEntry::HERE)
+    }
+
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {
         let (gpa, perms) = self.tables.lock().entries.get(&(gva / PAGE_SIZE)).copied()?;
         Some((Gpa(gpa.0 + gva % PAGE_SIZE), perms))

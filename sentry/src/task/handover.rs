@@ -51,7 +51,7 @@ pub(super) fn run_guest(local: &mut MutexGuard<'_, TaskLocal>) -> SysResult<Exit
 }
 
 impl Answer for Handover {
-    fn answer(&self, claim: &dyn Fn() -> Option<Request>) -> Option<Answered> {
+    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
         let mut local = self.local.try_lock()?;
         if !self.task.work().is_empty() {
             // Its thread is on its way out.
@@ -83,16 +83,19 @@ impl Answer for Handover {
             local.restart = None;
             return Some(Answered::Refused);
         }
-        self.task.kernel().counters().count(request.number);
-        let value = match result {
-            Ok(value) => value as u64,
+        let number = request.number;
+        let answered = match result {
             Err(code) if code.is_restart() => {
                 local.interrupted = Some(code);
-                return Some(Answered::Leave(request.number));
+                Answered::Leave(number)
             }
-            Err(errno) => errno.to_rax(),
+            result => {
+                let value = result.map_or_else(|errno| errno.to_rax(), |value| value as u64);
+                if self.task.work().is_empty() { request.done(value) } else { Answered::Leave(value) }
+            }
         };
-        Some(if self.task.work().is_empty() { Answered::Done(value) } else { Answered::Leave(value) })
+        self.task.kernel().counters().count(number);
+        Some(answered)
     }
 }
 

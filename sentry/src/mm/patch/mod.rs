@@ -25,6 +25,8 @@
 mod decode;
 mod room;
 mod table;
+#[cfg(test)]
+mod tests;
 mod trampoline;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,9 @@ const COUNTED: usize = 256;
 /// Sites patched in an address space, those that were undone among them.
 pub(super) const MOST_SITES: usize = 1024;
 
+/// Far from every address.
+const NOWHERE: u64 = 1 << 63;
+
 /// The exception of an invalid opcode.
 const INVALID_OPCODE: u8 = 6;
 
@@ -61,7 +64,7 @@ pub struct Patches {
     active: AtomicBool,
     /// Nothing more is patched here.
     closed: AtomicBool,
-    /// Where the regions of trampolines start, [`REGION`] bytes each; 0 for none.
+    /// Where the regions of trampolines start, [`REGION`] bytes each; [`NOWHERE`] for none.
     regions: [AtomicU64; MOST_REGIONS],
     /// Return address of a call and how often it came, in 48 and 16 bits.
     counts: Box<[AtomicU64]>,
@@ -73,7 +76,7 @@ impl Default for Patches {
         Patches {
             active: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            regions: [const { AtomicU64::new(0) }; MOST_REGIONS],
+            regions: [const { AtomicU64::new(NOWHERE) }; MOST_REGIONS],
             counts: (0..COUNTED).map(|_| AtomicU64::new(0)).collect(),
             sites: RwLock::default(),
         }
@@ -121,7 +124,7 @@ impl Patches {
 
     pub(super) fn activate(&self, regions: &[Range<u64>]) {
         for (index, start) in self.regions.iter().enumerate() {
-            start.store(regions.get(index).map_or(0, |region| region.start), Ordering::Relaxed);
+            start.store(regions.get(index).map_or(NOWHERE, |region| region.start), Ordering::Relaxed);
         }
         self.active.store(true, Ordering::Release);
     }
