@@ -22,10 +22,12 @@
 //!
 //! # When dispatchers are awake
 //! They poll while calls come in, and sleep after [`SILENCE`] without one. A thread whose calls exit in quick succession wakes one, unless
-//! processors are scarce. That they are is seen in four ways: as many vCPUs are in the guest as there are processors; a polling dispatcher
-//! finds that it did not run for a while; a posted call is not claimed in time; a dispatcher that was woken finds hardly anything
-//! to do (it got the processor only when the guest had lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to
-//! [`LAST_PAUSE`] as long as that goes on.
+//! processors are scarce. That they are is seen in three ways: a polling dispatcher finds that it did not run for a while; a posted call is
+//! not claimed in time; a dispatcher that was woken finds hardly anything to do (it got the processor only when the guest had lost it). Then all calls
+//! exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on. How many guests are running does not matter: with
+//! four of them on two processors, which share these with the dispatcher, ten times as many calls are made as by exits.
+//!
+//! A dispatcher gives way to threads that wait and answer calls meanwhile ([`assist`]), if all of them are too many.
 
 mod assist;
 mod placement;
@@ -313,9 +315,8 @@ impl Dispatch {
         if self.pausing(now) {
             return;
         }
-        let awake = self.awake.load(Ordering::Relaxed);
-        // The caller's vCPU is outside and will be back.
-        if awake >= self.present.load(Ordering::Relaxed) || self.running() + 1 + awake >= self.processors {
+        // On a single processor it would poll instead of the guest.
+        if self.processors < 2 || self.awake.load(Ordering::Relaxed) >= self.present.load(Ordering::Relaxed) {
             return;
         }
         self.counters.wakes.fetch_add(1, Ordering::Relaxed);
