@@ -114,6 +114,8 @@ impl Mm {
             }
         };
         match found {
+            // Pages that wait are pages: the access is tried again.
+            Err(FaultOutcome::OutOfMemory) if self.settle() => FaultOutcome::Resolved,
             Err(outcome) => outcome,
             Ok(piece) => {
                 if let Some(run) = &piece.fresh {

@@ -98,11 +98,9 @@ impl Mm {
         shared
     }
 
-    /// Gives the child its own copy of an exclusive page, which stays as it is. Whether it could.
+    /// Gives the child its own copy of a page, which stays as it is: writable if it is exclusive, else shared with whom it is. Whether it could.
     fn copy_ahead(&self, pages: &ExtentMap, inherited: &mut ExtentMap, page: u64) -> bool {
-        let Some(old) = pages.at(page).filter(|run| run.ownership == Ownership::Exclusive) else {
-            return false;
-        };
+        let Some(old) = pages.at(page) else { return false };
         let Ok(frames) = self.arena.alloc(1, Alignment::Page) else { return false };
         let new = Run { page, first: frames.first, count: 1, ownership: Ownership::Exclusive };
         if self.copy_pages(self.arena.gpa(old.first), &new) == 0 {

@@ -134,11 +134,13 @@ impl Mm {
         self.limbo.reap();
     }
 
-    /// Makes sure that no access is under way that was begun with rights which have been taken away since.
-    pub(super) fn settle(&self) {
-        if !self.limbo.is_empty() {
+    /// Makes sure that no access is under way that was begun with rights which have been taken away since. Whether anything waited.
+    pub(super) fn settle(&self) -> bool {
+        let waiting = !self.limbo.is_empty();
+        if waiting {
             self.limbo.expel();
         }
+        waiting
     }
 
     /// Takes rights away without making anybody leave, where that is possible. The caller calls [`Mm::defer`] when all is in `remains`.
@@ -186,10 +188,10 @@ impl Mm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mm::{Advice, Discard, MapFlags, MapRequest, Mm, Prot};
+    use crate::mm::{Advice, Discard, FaultOutcome, MapFlags, MapRequest, MemoryAccess, Mm, Prot};
     use crate::mm::{Entropy, Layout, MemoryLimits, Randomize};
     use crate::platform::fake::{self, FakePlatform, FakeSpace};
-    use crate::platform::{PAGE_SIZE, Platform};
+    use crate::platform::{Alignment, PAGE_SIZE, Platform};
     use std::sync::Arc;
 
     fn space(arena: &'static Arena) -> Arc<Mm> {
@@ -198,11 +200,13 @@ mod tests {
         Mm::new(&platform, layout, MemoryLimits::default()).unwrap()
     }
 
-    fn map(mm: &Mm, pages: u64) -> u64 {
+    fn request(pages: u64) -> MapRequest {
         let prot = Prot::READ | Prot::WRITE;
-        let request =
-            MapRequest { addr: 0, len: pages * PAGE_SIZE, prot, flags: MapFlags::default(), backing: None };
-        let at = mm.mmap(request).unwrap();
+        MapRequest { addr: 0, len: pages * PAGE_SIZE, prot, flags: MapFlags::default(), backing: None }
+    }
+
+    fn map(mm: &Mm, pages: u64) -> u64 {
+        let at = mm.mmap(request(pages)).unwrap();
         (0..pages).for_each(|page| mm.write_bytes(at + page * PAGE_SIZE, &[7]).unwrap());
         at
     }
@@ -256,6 +260,17 @@ mod tests {
         assert!(inside.was_expelled());
         assert_eq!(arena.frames_in_use(), used - 1);
         drop(child);
+        // So does a lack of memory.
+        let inside = FakeSpace::of(mm.space()).enter_guest();
+        let small = map(&mm, 20);
+        mm.munmap(small, 20 * PAGE_SIZE).unwrap();
+        let at = mm.mmap(request(64)).unwrap();
+        let hoard = arena.alloc(arena.frames_max() - arena.frames_in_use(), Alignment::Page).unwrap();
+        assert_eq!(mm.fault(at, MemoryAccess::Write), FaultOutcome::Resolved);
+        assert!(inside.was_expelled());
+        assert_eq!(mm.fault(at, MemoryAccess::Write), FaultOutcome::Resolved);
+        assert!(mm.space().lookup(at).is_some());
+        arena.release(hoard);
         // So do too many pages.
         let inside = FakeSpace::of(mm.space()).enter_guest();
         let at = map(&mm, MAX_PAGES + 1);

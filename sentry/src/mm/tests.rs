@@ -184,14 +184,17 @@ fn the_next_child_has_the_pages_ready_that_the_last_one_wrote() {
     {
         let child = Guest { mm: parent.mm.fork().unwrap() };
         write(&child, 100);
-        assert_eq!(child.mm.fault_count(), 2);
+        child.store(at, 100).unwrap();
+        assert_eq!(child.mm.fault_count(), 3);
     }
     write(&parent, 101);
     for round in 0..3 {
         let before = parent.mm.fault_count();
         let child = Guest { mm: parent.mm.fork().unwrap() };
         assert_eq!(child.load(at + 7 * PAGE_SIZE), Ok(if round == 0 { 101 } else { 110 + round - 1 }));
-        // Neither faults, and neither sees what the other writes.
+        // Neither faults, and neither sees what the other writes. The first page is one that the parent leaves alone.
+        child.store(at, 102).unwrap();
+        assert_eq!(parent.load(at), Ok(0));
         write(&child, 102);
         write(&parent, 110 + round);
         assert_eq!((child.mm.fault_count(), parent.mm.fault_count()), (0, before));
