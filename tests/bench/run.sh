@@ -172,7 +172,8 @@ measure() {
             config sh -c 'cd /srv/project && make -s -j4 linux >/tmp/log 2>&1 || { grep -v ^make /tmp/log | tail -n 2 >&2; exit 1; }'
             timed "$1"
             ;;
-        tar) tree; config sh -c 'tar -C /srv -cf - tree | cat >/dev/null'; timed "$1" ;;
+        # Not into /dev/null, for tar does not read the files then; and a file that it cannot read is a failure.
+        tar) tree; config bash -c 'set -o pipefail; tar -C /srv -cf - tree | cat >/dev/null'; timed "$1" ;;
         git-status) tree; config sh -c 'cd /srv/tree && git status >/dev/null'; timed "$1" ;;
         *-gofer) config /mnt/ops "${2%-gofer}" /srv; inside "$1" ;;
         *-tmpfs) config /mnt/ops "${2%-tmpfs}" /tmp; inside "$1" ;;
