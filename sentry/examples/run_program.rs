@@ -129,7 +129,7 @@ fn main() -> ExitCode {
     let platform =
         KvmPlatform::new(open_kvm().expect("kvm"), arena, MachineConfig::default()).expect("machine");
     if !options.exits {
-        platform.start_dispatcher().expect("a thread");
+        platform.start_dispatchers().expect("a thread");
     }
     let config = KernelConfig { hostname: "caisson".into(), system_info: SystemInfo::from_host() };
     let counted = options.counters.then(|| platform.clone());

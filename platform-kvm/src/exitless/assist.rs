@@ -158,6 +158,7 @@ impl Dispatch {
             let now = rdtsc();
             if found > 0 {
                 last_call = now;
+                self.last_answer.store(now, Ordering::Relaxed);
             } else if now.wrapping_sub(last_turn) > gap {
                 self.scarce(now);
                 return (false, answered);

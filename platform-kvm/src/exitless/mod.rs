@@ -27,12 +27,17 @@
 //! exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on. How many guests are running does not matter: with
 //! four of them on two processors, which share these with the dispatcher, ten times as many calls are made as by exits.
 //!
+//! A call that nobody claims in time although a dispatcher is at work has met one that is busy with others: another one is woken, as
+//! long as there are processors.
+//!
 //! A dispatcher gives way to threads that wait and answer calls meanwhile ([`assist`]), if all of them are too many.
 
 mod assist;
 mod placement;
 pub(crate) mod slot;
 pub(crate) mod stub;
+#[cfg(test)]
+mod tests;
 
 use crate::machine::rdtsc;
 use parking_lot::{Condvar, Mutex};
@@ -56,6 +61,8 @@ const GAP: u64 = 300;
 const SUCCESSION: u64 = 150;
 /// So many of them wake a dispatcher.
 const STREAK: u32 = 4;
+/// A dispatcher that has answered a call within so many microseconds is at work.
+const BUSY: u64 = 20;
 /// Waking a dispatcher for fewer calls than this costs more than it gains.
 const WORTHWHILE: u32 = 16;
 /// A dispatcher that has answered so many calls in a row had the processors it needs.
@@ -162,6 +169,8 @@ pub(crate) struct Dispatch {
     /// The pause that comes next, in microseconds.
     pause: AtomicU64,
     ticks_per_microsecond: AtomicU64,
+    /// When a call was last answered.
+    last_answer: AtomicU64,
     /// How many times longer the times are on this host.
     slowness: AtomicU64,
     counters: Counters,
@@ -197,6 +206,7 @@ impl Dispatch {
             not_before: AtomicU64::new(0),
             pause: AtomicU64::new(FIRST_PAUSE),
             ticks_per_microsecond: AtomicU64::new(2000),
+            last_answer: AtomicU64::new(0),
             slowness: AtomicU64::new(1),
             counters: Counters::default(),
         }
@@ -291,7 +301,11 @@ impl Dispatch {
         if withdrawn {
             self.counters.withdrawn.fetch_add(1, Ordering::Relaxed);
             assist::in_vain();
-            self.scarce(now);
+            if self.is_busy(now) {
+                self.wake_another(now);
+            } else {
+                self.scarce(now);
+            }
         }
         let quick = now.wrapping_sub(history.last) < self.ticks(SUCCESSION);
         history.last = now;
@@ -319,6 +333,26 @@ impl Dispatch {
         if self.processors < 2 || self.awake.load(Ordering::Relaxed) >= self.present.load(Ordering::Relaxed) {
             return;
         }
+        self.wake_one();
+    }
+
+    /// Whether the dispatchers that are awake do run, and answer others.
+    fn is_busy(&self, now: u64) -> bool {
+        let last = self.last_answer.load(Ordering::Relaxed);
+        self.awake.load(Ordering::Relaxed) > 0 && now.saturating_sub(last) < self.ticks(BUSY)
+    }
+
+    /// One dispatcher is not enough for all guests: wakes another if there is a processor for it.
+    fn wake_another(&self, now: u64) {
+        let awake = self.awake.load(Ordering::Relaxed);
+        // The caller's vCPU is outside and will be back.
+        let room = self.running() + 1 + awake < self.processors;
+        if room && awake < self.present.load(Ordering::Relaxed) && !self.pausing(now) {
+            self.wake_one();
+        }
+    }
+
+    fn wake_one(&self) {
         self.counters.wakes.fetch_add(1, Ordering::Relaxed);
         {
             let mut sleep = self.sleep.lock();
@@ -405,13 +439,14 @@ impl Dispatch {
             if found > 0 {
                 answered = answered.saturating_add(found);
                 last_call = now;
+                self.last_answer.store(now, Ordering::Relaxed);
                 if answered == ENOUGH {
                     self.pause.store(FIRST_PAUSE, Ordering::Relaxed);
                 }
             } else if now.wrapping_sub(last_turn) > gap {
                 return self.scarce(now);
             } else if now.wrapping_sub(last_call) > silence {
-                if answered < WORTHWHILE {
+                if answered < WORTHWHILE && self.awake.load(Ordering::Relaxed) == 1 {
                     self.scarce(now);
                 }
                 return;

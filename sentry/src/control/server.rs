@@ -108,7 +108,7 @@ fn set_up(
     let platform = KvmPlatform::new(kvm, arena, Default::default()).map_err(|error| failed(&error))?;
     let off = |switch: &proto::KeyValue| switch.key == SWITCH_EXITLESS && switch.value == "off";
     if !request.switches.iter().any(off) {
-        platform.start_dispatcher().map_err(|error| failed(&error))?;
+        platform.start_dispatchers().map_err(|error| failed(&error))?;
     }
     let exits = Exits::new(connection.clone());
     let hostname = if request.hostname.is_empty() { "caisson".into() } else { request.hostname.clone() };

@@ -16,6 +16,9 @@ use super::{
 use crate::errno::{Errno, SysResult};
 use crate::wait::Assist;
 
+/// Most threads that answer posted calls.
+const DISPATCHERS: usize = 4;
+
 /// A KVM virtual machine.
 pub struct KvmPlatform {
     machine: Arc<Machine>,
@@ -36,19 +39,23 @@ impl KvmPlatform {
         Ok(Arc::new(KvmPlatform { machine }))
     }
 
-    /// Starts a thread that answers posted system calls, for the rest of the process's life. It sleeps while nobody calls.
+    /// Starts the threads that answer posted system calls, for the rest of the process's life: one for two processors, and not more
+    /// than [`DISPATCHERS`]. They sleep while nobody calls.
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub fn start_dispatcher(&self) -> std::io::Result<()> {
-        let machine = self.machine.clone();
-        let builder = std::thread::Builder::new()
-            .name("dispatcher".into())
-            .stack_size(crate::kernel::host_threads::STACK_SIZE);
-        builder.spawn(move || {
-            let _fuse = crate::task::clone::Fuse;
-            machine.serve_calls();
-        })?;
+    pub fn start_dispatchers(&self) -> std::io::Result<()> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        for _ in 0..(processors / 2).clamp(1, DISPATCHERS) {
+            let machine = self.machine.clone();
+            let builder = std::thread::Builder::new()
+                .name("dispatcher".into())
+                .stack_size(crate::kernel::host_threads::STACK_SIZE);
+            builder.spawn(move || {
+                let _fuse = crate::task::clone::Fuse;
+                machine.serve_calls();
+            })?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,60 @@
+//! The policy: who is woken when.
+
+use super::*;
+
+fn dispatch(processors: u32, present: u32, awake: u32) -> Dispatch {
+    let dispatch = Dispatch { processors, ..Dispatch::new(4) };
+    dispatch.present.store(present, Ordering::Relaxed);
+    dispatch.awake.store(awake, Ordering::Relaxed);
+    dispatch
+}
+
+/// A thread's calls exit, one quickly after the other (most of them: this thread may be preempted).
+fn streak(dispatch: &Dispatch) -> DispatchCounters {
+    let mut history = History::default();
+    for _ in 0..1000 {
+        dispatch.exited(&mut history, true, false);
+    }
+    dispatch.counters()
+}
+
+#[test]
+fn calls_in_quick_succession_wake_a_dispatcher() {
+    assert!(streak(&dispatch(2, 1, 0)).wakes > 0);
+    // Not on a single processor, not when all are awake, not when there are none.
+    assert_eq!(streak(&dispatch(1, 1, 0)).wakes, 0);
+    assert_eq!(streak(&dispatch(2, 1, 1)).wakes, 0);
+    assert_eq!(streak(&dispatch(2, 0, 0)).wakes, 0);
+}
+
+#[test]
+fn calls_that_dispatchers_do_not_make_wake_nobody() {
+    let dispatch = dispatch(2, 1, 0);
+    let mut history = History::default();
+    for _ in 0..100 {
+        dispatch.exited(&mut history, false, false);
+    }
+    assert_eq!(dispatch.counters().wakes, 0);
+}
+
+#[test]
+fn a_call_left_lying_wakes_another_dispatcher_if_the_first_is_busy() {
+    let busy = dispatch(8, 2, 1);
+    busy.last_answer.store(u64::MAX, Ordering::Relaxed);
+    busy.exited(&mut History::default(), true, true);
+    assert_eq!((busy.counters().wakes, busy.counters().scarce), (1, 0));
+    // No processor is left for it.
+    let full = dispatch(2, 2, 1);
+    full.last_answer.store(u64::MAX, Ordering::Relaxed);
+    full.exited(&mut History::default(), true, true);
+    assert_eq!((full.counters().wakes, full.counters().scarce), (0, 0));
+}
+
+#[test]
+fn a_call_left_lying_by_a_dispatcher_that_does_not_run_means_that_processors_are_scarce() {
+    let dispatch = dispatch(8, 2, 1);
+    dispatch.pause.store(1 << 30, Ordering::Relaxed);
+    dispatch.exited(&mut History::default(), true, true);
+    assert_eq!((dispatch.counters().wakes, dispatch.counters().scarce), (0, 1));
+    assert_eq!(streak(&dispatch).wakes, 0, "nobody is woken during the pause");
+}
