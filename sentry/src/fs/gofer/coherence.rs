@@ -266,11 +266,14 @@ fn what_came_ahead_shows_what_others_did_meanwhile() {
             let _ = chown(s.host("d/f30"), Some(4242), None);
         }),
     ];
-    for (what, change) in changes {
+    for ((what, change), late) in changes.into_iter().flat_map(|change| [(change, false), (change, true)]) {
         let (served, _) = half_walked(Sharing::Shared);
         // The owner that came along may be believed for a moment.
         std::thread::sleep(Duration::from_millis(3));
         change(&served);
+        if late {
+            settle();
+        }
         served.assert_like_host("d/f30", what);
     }
 }
