@@ -70,7 +70,7 @@ pub use layout::{Entropy, Layout, Randomize};
 pub use lock::LockMode;
 pub use map::{MapBacking, MapFlags, MapRequest};
 pub use mappable::{Backing, Mappable, MappingIdentity, MappingSet};
-pub use patch::{Patches, counters as patch_counters};
+pub use patch::{Patches, counters as patch_counters, prepare as prepare_patching};
 pub use remap::RemapFlags;
 pub use report::{MemoryUsage, VmaReport};
 pub use user_io::{MAX_RW_COUNT, UserIo};

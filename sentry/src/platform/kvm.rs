@@ -53,6 +53,9 @@ impl KvmPlatform {
                 .stack_size(crate::kernel::host_threads::STACK_SIZE);
             builder.spawn(move || {
                 let _fuse = crate::task::clone::Fuse;
+                if machine.mode().ring0 == platform_kvm::Ring0::Emulated {
+                    crate::mm::prepare_patching();
+                }
                 machine.serve_calls();
             })?;
         }

@@ -85,6 +85,11 @@ pub(super) fn jump(at: u64, target: u64) -> Option<[u8; JUMP]> {
     Some(bytes)
 }
 
+/// Lets the decoder build its tables now, and not while the first thread waits whose site is to be patched.
+pub(super) fn prepare() {
+    let _ = Decoder::new(64, &[0x90], DecoderOptions::NONE).decode();
+}
+
 /// How to patch the site of the call `number` that returns to `behind`, in the page `code` at `base`. `None`: not.
 pub(super) fn plan(code: &[u8], base: u64, behind: u64, number: u64) -> Option<Plan> {
     let end = usize::try_from(behind.checked_sub(base)?).ok()?;

@@ -59,6 +59,11 @@ const READ_EXECUTE: Perms = Perms::R.union(Perms::X);
 static PATCHED: AtomicU64 = AtomicU64::new(0);
 static UNDONE: AtomicU64 = AtomicU64::new(0);
 
+/// Gets ready, beside whatever else begins.
+pub fn prepare() {
+    decode::prepare();
+}
+
 /// Sites patched and undone in this sandbox so far, each with its name.
 pub fn counters() -> [(&'static str, u64); 2] {
     [
