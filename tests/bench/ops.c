@@ -1,5 +1,5 @@
-/* One operation of the benchmark, timed inside the container: `ops NAME [ARGUMENT]` prints nanoseconds per operation
- * (for transfers: per KiB). Every measurement repeats until it has lasted long enough for the clock. */
+/* One operation of the benchmark, timed inside the container: `ops NAME [DIRECTORY [COUNT]]` prints nanoseconds per operation
+ * (for transfers: per KiB). Every measurement repeats until it has lasted long enough for the clock, or is made COUNT times. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -264,13 +264,13 @@ int main(int argc, char **argv) {
         if (operations[i].run == op_switch)
             pthread_create(&thread, NULL, partner, NULL);
         operations[i].run(64);
-        long count = 64;
+        long count = argc > 3 ? atol(argv[3]) : 64;
         double took;
         for (;;) {
             double start = now();
             operations[i].run(count);
             took = now() - start;
-            if (took > 150e6 || count > 200000000)
+            if (argc > 3 || took > 150e6 || count > 200000000)
                 break;
             long more = took > 1e6 ? (long)((double)count * 200e6 / took) + 64 : count * 8;
             count = more;

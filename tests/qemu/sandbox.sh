@@ -19,6 +19,11 @@ trap 'exit 130' INT TERM HUP
 
 machine=(--npt "$npt" --memory 3072 --timeout "${CAISSON_QEMU_TIMEOUT:-360}" --put "$image:/image.tar"
     --put "$top/deploy/run-container.sh:/bin/run-container.sh" --put /usr/bin/containerd --put /usr/bin/ctr)
+debian_need gcc libc6-dev || exit 2
+ops=$(mktemp "${TMPDIR:-/tmp}/caisson-ops.XXXXXX")
+trap 'rm -f "$log" "$ops"' EXIT
+gcc -O2 -static -pthread -o "$ops" "$top/tests/bench/ops.c" || exit 2
+machine+=(--put "$ops:/bin/ops")
 programs=(containerd-shim-caisson-v2 caisson caisson-sentry caisson-gofer)
 for program in "${programs[@]}"; do
     machine+=(--put "$release/$program:/usr/bin/$program")
