@@ -8,6 +8,7 @@
 mod bench;
 mod entry;
 mod exitless;
+mod fuzz;
 mod hostile;
 mod kicks;
 mod lab;
@@ -66,6 +67,7 @@ const TESTS: &[Test] = &[
     ("kicks_of_a_syscalling_guest", kicks::kicks_of_a_syscalling_guest),
     ("kick_before_run", kicks::kick_before_run),
     ("a_waiting_thread_answers_calls", exitless::a_waiting_thread_answers_calls),
+    ("random_code", fuzz::random_code),
     ("calls_without_a_dispatcher_exit", exitless::calls_without_a_dispatcher_exit),
     ("calls_are_answered_without_exit", exitless::calls_are_answered_without_exit),
     ("answers_that_want_the_thread_outside", exitless::answers_that_want_the_thread_outside),
