@@ -21,7 +21,8 @@
 //! - The state words decide nothing else: on emulated ring 0 the guest can write them.
 //!
 //! # When dispatchers are awake
-//! They poll while calls come in, and sleep after [`SILENCE`] without one. A thread whose calls exit in quick succession wakes one, unless
+//! They poll while calls come in, and sleep after [`SILENCE`] without one, or up to [`LONG_SILENCE`] if their sleeps turn out short: a guest may
+//! be busy with page faults or with a call that exits, and then go on calling. A thread whose calls exit in quick succession wakes one, unless
 //! processors are scarce. That they are is seen in three ways: a polling dispatcher finds that it did not run for a while; a posted call is
 //! not claimed in time; a dispatcher that was woken finds hardly anything to do (it got the processor only when the guest had lost it). Then all calls
 //! exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on. How many guests are running does not matter: with
@@ -53,8 +54,11 @@ pub use stub::PatchedEntry;
 const EXIT: u64 = 25;
 /// At most so many times longer.
 const SLOWEST: u64 = 20;
-/// Microseconds without a call after which a dispatcher sleeps.
+/// Microseconds without a call after which a dispatcher sleeps: at first, and at most.
 const SILENCE: u64 = 50;
+const LONG_SILENCE: u64 = 400;
+/// A dispatcher that is woken within so many microseconds of having gone to sleep had better have waited longer.
+const SOON: u64 = 1000;
 /// A dispatcher that finds this many microseconds missing was not running.
 const GAP: u64 = 300;
 /// Calls that exit follow each other in quick succession when fewer microseconds are between them.
@@ -364,9 +368,10 @@ impl Dispatch {
 
     /// What a dispatcher's thread does until [`Dispatch::stop`].
     pub(crate) fn serve(&self) {
-        let mut placement = Placement::new();
+        let (mut placement, mut silence) = (Placement::new(), SILENCE);
         self.present.fetch_add(1, Ordering::SeqCst);
         loop {
+            let begun = rdtsc();
             let waker = {
                 let mut sleep = self.sleep.lock();
                 while sleep.wakes == 0 && !sleep.stopped {
@@ -379,7 +384,9 @@ impl Dispatch {
                 sleep.waker
             };
             placement.keep_off(waker);
-            self.awake(|| self.poll());
+            let soon = rdtsc().wrapping_sub(begun) < self.ticks(SOON);
+            silence = if soon { (silence * 2).min(LONG_SILENCE) } else { SILENCE };
+            self.awake(|| self.poll(self.ticks(silence)));
         }
         self.present.fetch_sub(1, Ordering::SeqCst);
     }
@@ -424,9 +431,9 @@ impl Dispatch {
         });
     }
 
-    /// Answers calls until none has come for a while, or processors turn out to be scarce.
-    fn poll(&self) {
-        let (silence, gap) = (self.ticks(SILENCE), self.ticks(GAP));
+    /// Answers calls until none has come for as long as `silence`, or processors turn out to be scarce.
+    fn poll(&self, silence: u64) {
+        let gap = self.ticks(GAP);
         let begun = rdtsc();
         let (mut last_call, mut last_turn) = (begun, begun);
         let mut answered = 0_u32;
