@@ -5,8 +5,8 @@
 //! - what starts, ends or replaces threads and processes, changes base registers, or returns from a signal;
 //! - what always sleeps: `pause`, `nanosleep`, `sigsuspend`, `wait4`, …; so does what swaps the signal mask for the time of a sleep;
 //! - what takes much memory away, or takes it where the vCPU has to leave the guest for that anyway ([`crate::wait::decline_unless`]);
-//! - `MSG_WAITALL`, and long writes, which may sleep after a part of their work. (Where a short one would, the caller's own thread goes on
-//!   with the rest: [`crate::task::SyscallContext::goes_on_by_exit`].)
+//! - `MSG_WAITALL`, and writes of more than a MiB, which take too long. (A write that would sleep after a part of its work is gone on with by the
+//!   caller's own thread: [`crate::task::SyscallContext::goes_on_by_exit`].)
 
 use std::sync::OnceLock;
 
@@ -16,8 +16,8 @@ use linux_raw_sys::net::MSG_WAITALL;
 use super::table::MAX_NUMBER;
 use super::{Args, numbers as n};
 
-/// Writes of up to this many bytes are all or nothing for a pipe (`PIPE_BUF`).
-const ATOMIC: u64 = 4096;
+/// Longer writes keep a dispatcher from other calls for too long.
+const LONG: u64 = 1 << 20;
 
 const CALLS: &[u32] = &[
     // Files.
@@ -200,7 +200,7 @@ pub fn suits(number: u64, args: &Args) -> bool {
         return false;
     }
     match u32::try_from(number).unwrap_or(u32::MAX) {
-        n::write | n::sendto => args.raw(2) <= ATOMIC,
+        n::write | n::sendto => args.raw(2) <= LONG,
         n::recvfrom => args.raw(3) & u64::from(MSG_WAITALL) == 0,
         n::recvmsg => args.raw(2) & u64::from(MSG_WAITALL) == 0,
         n::epoll_pwait => args.raw(4) == 0,
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn arguments_decide_where_a_call_may_stop_half_way() {
         let write = |len: u64| suits(n::write.into(), &Args([1, 0x1000, len, 0, 0, 0]));
-        assert!(write(4096) && !write(4097));
+        assert!(write(LONG) && !write(LONG + 1));
         let mmap = |flags: u64| suits(n::mmap.into(), &Args([0, 4096, 3, flags, 0, 0]));
         assert!(mmap(0x22) && !mmap(0x32));
     }
