@@ -56,9 +56,14 @@ static void not_yet(void) {
 }
 
 static void stops(void) {
+    int gate[2];
+    pipe(gate);
     pid_t pid = fork();
     if (pid == 0) {
+        char byte;
         raise(SIGSTOP);
+        /* Its end would hide that it went on. */
+        read(gate[0], &byte, 1);
         _exit(4);
     }
     int status;
@@ -67,7 +72,10 @@ static void stops(void) {
     kill(pid, SIGCONT);
     waitpid(pid, &status, WCONTINUED);
     show_status("continue", status);
+    write(gate[1], "x", 1);
     reap("end", pid);
+    close(gate[0]);
+    close(gate[1]);
 }
 
 static void groups(void) {

@@ -31,6 +31,14 @@ static void *worker(void *unused) {
     return unused;
 }
 
+/* As `worker`, but not before its clock has a timer. */
+static volatile int told;
+static void *worker_when_told(void *unused) {
+    while (!told)
+        nap(1);
+    return worker(unused);
+}
+
 /* A timer on a thread's CPU time does not run while another thread works; one on the process's does. */
 static void cpu_timers(void) {
     signal(SIGUSR1, on_cpu);
@@ -60,12 +68,13 @@ static void cpu_timers(void) {
         work(1);
     printf("fired %d for everybody's\n", fired);
     clockid_t clock;
-    pthread_create(&thread, NULL, worker, NULL);
+    pthread_create(&thread, NULL, worker_when_told, NULL);
     TRY(pthread_getcpuclockid(thread, &clock));
     event.sigev_signo = SIGUSR1;
     TRY(timer_create(clock, &event, &own));
     fired = 0;
     TRY(timer_settime(own, 0, &soon, NULL));
+    told = 1;
     pthread_join(thread, NULL);
     for (int n = 0; n < 100 && !fired; n++)
         nap(1);
