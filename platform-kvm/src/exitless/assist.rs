@@ -105,7 +105,7 @@ impl Dispatch {
         if patience == 0 || !self.has_room() {
             return false;
         }
-        let ended = self.as_assistant(|| {
+        let ended = self.as_stand_in(|| {
             let (ended, answered) = self.poll_until(done, self.ticks(patience));
             let more = if ended && answered > 0 { self.linger() } else { 0 };
             (ended, answered.saturating_add(more))
@@ -119,7 +119,7 @@ impl Dispatch {
     /// A call that was to wait on a futex need not: its thread and the one that changed the word are in each other's way. Lets the
     /// other one go first.
     pub(crate) fn passed(&self) {
-        if self.has_room() && self.as_assistant(|| self.linger_once()) {
+        if self.has_room() && self.as_stand_in(|| self.linger_once()) {
             learn(Experience::was_woken);
         }
     }
@@ -130,15 +130,15 @@ impl Dispatch {
     }
 
     fn has_room(&self) -> bool {
-        let busy = self.running() + self.assistants.load(Ordering::Relaxed);
+        let busy = self.running() + self.stand_ins.load(Ordering::Relaxed);
         busy < self.processors && self.present.load(Ordering::Relaxed) > 0
     }
 
     /// Lets the calling thread poll; `poll` also says how many calls it answered.
-    fn as_assistant(&self, poll: impl FnOnce() -> (bool, u32)) -> bool {
-        self.assistants.fetch_add(1, Ordering::SeqCst);
+    fn as_stand_in(&self, poll: impl FnOnce() -> (bool, u32)) -> bool {
+        self.stand_ins.fetch_add(1, Ordering::SeqCst);
         let (result, answered) = self.awake(poll);
-        self.assistants.fetch_sub(1, Ordering::SeqCst);
+        self.stand_ins.fetch_sub(1, Ordering::SeqCst);
         self.counters.assisted.fetch_add(answered.into(), Ordering::Relaxed);
         result
     }

@@ -163,7 +163,7 @@ pub(crate) struct Dispatch {
     /// Threads that poll.
     awake: AtomicU32,
     /// Those of them that wait for something else.
-    assistants: AtomicU32,
+    stand_ins: AtomicU32,
     /// Dispatchers that there are.
     present: AtomicU32,
     sleep: Mutex<Sleep>,
@@ -203,7 +203,7 @@ impl Dispatch {
             active: (0..vcpus.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             processors,
             awake: AtomicU32::new(0),
-            assistants: AtomicU32::new(0),
+            stand_ins: AtomicU32::new(0),
             present: AtomicU32::new(0),
             sleep: Mutex::default(),
             called: Condvar::new(),
@@ -271,9 +271,9 @@ impl Dispatch {
             word.fetch_or(bit, Ordering::SeqCst);
         }
         let dispatchers = self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(rdtsc());
-        let assistants = self.assistants.load(Ordering::SeqCst) > 0;
+        let stand_ins = self.stand_ins.load(Ordering::SeqCst) > 0;
         let expecting = assist::expecting();
-        memory.set_awake(match dispatchers || assistants {
+        memory.set_awake(match dispatchers || stand_ins {
             true => TURNS,
             false if expecting => TURNS_IN_HOPE,
             false => 0,
@@ -440,7 +440,7 @@ impl Dispatch {
         loop {
             let found = self.round();
             let now = rdtsc();
-            if self.assistants.load(Ordering::Relaxed) > 0 && self.crowded() {
+            if self.stand_ins.load(Ordering::Relaxed) > 0 && self.crowded() {
                 return;
             }
             if found > 0 {
