@@ -3,7 +3,7 @@
 use crate::lab::*;
 use crate::programs;
 use caisson_platform_kvm::{
-    Answer, Answered, Exit, GuestThread, Machine, PatchedEntry, Registers, Request, Ring0,
+    AddressSpace, Answer, Answered, Exit, GuestThread, Machine, PatchedEntry, Registers, Request, Ring0,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -300,6 +300,76 @@ fn kicked(lab: &Lab, mut thread: GuestThread, counting: &Counting) {
                 lab.machine.dispatch_counters()
             );
         });
+    });
+}
+
+/// Answers by dropping an address space, as the call does that closes the last descriptor of a dead process's memory.
+#[derive(Default)]
+struct Dropping {
+    space: Mutex<Option<Arc<AddressSpace>>>,
+    outside: AtomicBool,
+}
+
+impl Answer for Dropping {
+    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+        if self.outside.load(Ordering::SeqCst) {
+            return None;
+        }
+        let request = claim()?;
+        if request.number != COUNT {
+            return Some(Answered::Refused);
+        }
+        drop(self.space.lock().take());
+        Some(Answered::Done(request.args[0] + 7))
+    }
+}
+
+/// An address space that goes away takes its slots from the dispatchers, and waits for those that work in them. The dispatcher that
+/// drops it works in the same vCPU's slot, for another address space: it must not wait for itself.
+pub fn a_space_is_dropped_by_the_dispatcher_of_its_slot() {
+    let (ended, end) = std::sync::mpsc::channel();
+    // Not a scoped thread: where it waits for itself, nobody may wait for it.
+    std::thread::spawn(move || {
+        drop_spaces_in_calls();
+        ended.send(())
+    });
+    let limit = Duration::from_secs(90);
+    assert!(end.recv_timeout(limit).is_ok(), "a dispatcher waits for itself");
+}
+
+fn drop_spaces_in_calls() {
+    let lab = Lab::new();
+    lab.load(programs::counted_calls());
+    let (code, _) = lab.space.lookup(CODE).expect("just mapped");
+    let dropping = Arc::new(Dropping::default());
+    let mut thread = lab.thread();
+    let weak: Weak<dyn Answer> = Arc::downgrade(&(dropping.clone() as Arc<dyn Answer>));
+    thread.answer_with(weak, |number| number == COUNT);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let rounds = scaled(20, 3);
+    let mut dropped = 0;
+    served(&lab.machine, || {
+        // Without a second processor no dispatcher is awake beside the guest.
+        while dropped < rounds && spare_processor() {
+            assert!(Instant::now() < deadline, "only {dropped} address spaces were dropped by a dispatcher");
+            let other = lab.machine.new_address_space().expect("space");
+            other.map(CODE, code, PAGE, RX).expect("map");
+            // The vCPU gets a slot in the other space; the call itself is made outside.
+            dropping.outside.store(true, Ordering::SeqCst);
+            assert_eq!(thread.run(&mut begin(1), &other).expect("run"), Exit::Syscall);
+            *dropping.space.lock() = Some(other);
+            dropping.outside.store(false, Ordering::SeqCst);
+            let mut registers = begin(scaled(5000, 500));
+            while registers.rax != END {
+                match thread.run(&mut registers, &lab.space).expect("run") {
+                    Exit::Syscall if registers.rax == COUNT => registers.rax = registers.rdi + 7,
+                    Exit::Syscall | Exit::Interrupted => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            // If no dispatcher was awake just now, the space is still there.
+            dropped += u64::from(dropping.space.lock().take().is_none());
+        }
     });
 }
 

@@ -75,6 +75,10 @@ const TESTS: &[Test] = &[
     ("patched_calls_are_answered_without_exit", exitless::patched_calls_are_answered_without_exit),
     ("patched_calls_of_a_program_that_uses_gs", exitless::patched_calls_of_a_program_that_uses_gs),
     ("kicks_of_a_guest_with_patched_calls", exitless::kicks_of_a_guest_with_patched_calls),
+    (
+        "a_space_is_dropped_by_the_dispatcher_of_its_slot",
+        exitless::a_space_is_dropped_by_the_dispatcher_of_its_slot,
+    ),
     ("slots_are_scribbled_over", exitless::slots_are_scribbled_over),
     ("more_threads_than_vcpus", reclaim::more_threads_than_vcpus),
     ("more_spinning_threads_than_vcpus", reclaim::more_spinning_threads_than_vcpus),
