@@ -15,7 +15,7 @@ cd "$top" || exit 1
 . tests/sweep.sh
 
 steps="format lint unit gofer platform platform-npt platform-shadow sandbox-npt sandbox-shadow quickstart
-    guest cli ctr confinement debian density badinput ctr-1.7 ctr-2.1"
+    guest cli ctr confinement debian density badinput ctr-1.7 ctr-2.1 guest-exits cli-exits"
 # After this many seconds no step is started any more: better a list of what is missing than none at all.
 budget=${CAISSON_TEST_BUDGET:-3300}
 # Words for cargo that a machine shared by many may need in front.
@@ -164,6 +164,19 @@ for version in 1.7:trixie 2.1:sid; do
         step "$name" 600 env CAISSON_TEST_SUITE="${version#*:}" tests/suite.sh ctr
     else
         skip "$name" "no usable KVM"
+    fi
+done
+# The same with every system call by an exit (`--exitless=off`). Of the guest programs those whose calls matter most; any
+# suite can be run in full with CAISSON_TEST_EXITLESS=off.
+exits_programs="fork_wait exec_family signal_ futexes threads_ memory_map pipes readiness event_fds unix_sockets file_open
+    file_tree rseq clones bad_pointers"
+for suite in guest cli; do
+    if [ "$suite" = guest ]; then part=$exits_programs; else part=; fi
+    # shellcheck disable=SC2086
+    if [ -z "$kvm" ]; then
+        step "$suite-exits" 600 env CAISSON_TEST_EXITLESS=off tests/suite.sh "$suite" $part
+    else
+        skip "$suite-exits" "no usable KVM"
     fi
 done
 echo "took $SECONDS s"

@@ -3,7 +3,8 @@
 # interrupted.
 #   suite.sh NAME [PART-OF-A-TEST-NAME...]        (the suites are in tests/suites/)
 # CAISSON_TEST_RUNTIME=io.containerd.runc.v2 runs it with runc; CAISSON_TEST_SUITE=trixie or sid with that Debian
-# suite's containerd, which is fetched and unpacked beside. CAISSON_TEST_BUILT=1 says that everything is built.
+# suite's containerd, which is fetched and unpacked beside; CAISSON_TEST_EXITLESS=off so that every system call leaves the
+# guest. CAISSON_TEST_BUILT=1 says that everything is built.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(dirname "$here")

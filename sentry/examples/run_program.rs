@@ -122,9 +122,8 @@ fn mount(place: &str, fs_type: &str) -> PlannedMount {
     }
 }
 
-fn main() -> ExitCode {
-    let options = options();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+/// What the program runs on and with.
+fn start_kernel(options: &Options) -> (Arc<KvmPlatform>, Arc<Kernel>) {
     let arena = Arena::new(ArenaConfig::default()).expect("arena");
     let platform =
         KvmPlatform::new(open_kvm().expect("kvm"), arena, MachineConfig::default()).expect("machine");
@@ -132,52 +131,63 @@ fn main() -> ExitCode {
         platform.start_dispatchers().expect("a thread");
     }
     let config = KernelConfig { hostname: "caisson".into(), system_info: SystemInfo::from_host() };
-    let counted = options.counters.then(|| platform.clone());
-    let kernel = Kernel::new(platform, Arc::new(Silent), config).expect("kernel");
+    let kernel = Kernel::new(platform.clone(), Arc::new(Silent), config).expect("kernel");
     register_all(&kernel);
     kernel.set_strace(options.strace);
+    (platform, kernel)
+}
 
+fn mount_plan(options: &Options) -> MountPlan {
     let root: Arc<dyn FileSystem> = match &options.root {
         Some(host) => gofer(host, Sharing::Exclusive),
         None => Tmpfs::new(TmpfsOptions::default()).expect("tmpfs"),
     };
-    {
-        let superblock = Superblock::new(root.clone(), b"tmpfs").expect("superblock");
-        let namespace = MountNamespace::new(Mount::new(superblock, MountFlags::empty()));
-        let caller = Caller::kernel(namespace.root());
-        for place in &options.copies {
-            copy(&caller, &std::path::absolute(place).expect("path"));
-        }
+    let superblock = Superblock::new(root.clone(), b"tmpfs").expect("superblock");
+    let namespace = MountNamespace::new(Mount::new(superblock, MountFlags::empty()));
+    let caller = Caller::kernel(namespace.root());
+    for place in &options.copies {
+        copy(&caller, &std::path::absolute(place).expect("path"));
     }
     let mut mounts = vec![mount("/proc", "proc"), mount("/sys", "sysfs"), mount("/dev", "tmpfs")];
     if let Some(host) = &options.bind {
         let source = MountSource::Ready(gofer(host, Sharing::Shared), b"shared".to_vec());
         mounts.push(PlannedMount { destination: "/srv".into(), source, flags: MountFlags::empty() });
     }
+    MountPlan {
+        root,
+        root_source: b"tmpfs".to_vec(),
+        root_flags: MountFlags::empty(),
+        mounts,
+        devices: Vec::new(),
+        masked: Vec::new(),
+        read_only: Vec::new(),
+    }
+}
+
+fn process(options: &Options) -> ProcessSpec {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned().ok();
     let stdout = std::io::stdout().as_fd().try_clone_to_owned().ok();
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().ok();
+    ProcessSpec {
+        args: options.command.iter().map(|arg| arg.clone().into_bytes()).collect(),
+        env: vec![b"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_vec(), b"HOME=/".to_vec()],
+        cwd: b"/".to_vec(),
+        credentials: Credentials::root(),
+        umask: 0o022,
+        rlimits: Vec::new(),
+        oom_score_adj: 0,
+        stdio: StdioSpec::Files { stdin, stdout, stderr },
+    }
+}
+
+fn main() -> ExitCode {
+    let options = options();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    let (platform, kernel) = start_kernel(&options);
     let spec = ContainerSpec {
         id: "one".into(),
-        process: ProcessSpec {
-            args: options.command.iter().map(|arg| arg.clone().into_bytes()).collect(),
-            env: vec![b"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".to_vec(), b"HOME=/".to_vec()],
-            cwd: b"/".to_vec(),
-            credentials: Credentials::root(),
-            umask: 0o022,
-            rlimits: Vec::new(),
-            oom_score_adj: 0,
-            stdio: StdioSpec::Files { stdin, stdout, stderr },
-        },
-        mounts: MountPlan {
-            root,
-            root_source: b"tmpfs".to_vec(),
-            root_flags: MountFlags::empty(),
-            mounts,
-            devices: Vec::new(),
-            masked: Vec::new(),
-            read_only: Vec::new(),
-        },
+        process: process(&options),
+        mounts: mount_plan(&options),
         hostname: String::new(),
         domainname: String::new(),
         pids_max: 0,
@@ -189,10 +199,10 @@ fn main() -> ExitCode {
     }
     kernel.start("one").expect("start");
     let exit = kernel.wait("one", "").expect("wait");
-    for (name, count) in
-        counted.iter().flat_map(|platform| platform.counters().into_iter().chain(patch_counters()))
-    {
-        eprintln!("{count:>12} {name}");
+    if options.counters {
+        for (name, count) in platform.counters().into_iter().chain(patch_counters()) {
+            eprintln!("{count:>12} {name}");
+        }
     }
     ExitCode::from(u8::try_from(exit.status.shell_status()).unwrap_or(255))
 }

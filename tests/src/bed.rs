@@ -3,7 +3,8 @@
 //! Environment, set by suite.sh:
 //! `CAISSON_TEST_RUNTIME` (default `io.containerd.caisson.v2`), `CAISSON_TEST_RELEASE` (directory of the release
 //! binaries), `CAISSON_TEST_CONTAINERD` (directory of the containerd to use; default: the system's binaries),
-//! `CAISSON_TEST_DEBIAN` (directory made by debian-root.sh), `CAISSON_CACHE`.
+//! `CAISSON_TEST_DEBIAN` (directory made by debian-root.sh), `CAISSON_CACHE`, `CAISSON_TEST_EXITLESS` (`off`: every system call of
+//! every sandbox leaves the guest).
 
 use crate::command::Command;
 use crate::container::ContainerBuilder;
@@ -31,6 +32,8 @@ pub struct Bed {
     pub runtime: String,
     /// Where the release binaries are.
     pub release: PathBuf,
+    /// Whether system calls may be answered without leaving the guest.
+    pub exitless: bool,
     containerd: OnceCell<Containerd>,
     busybox: OnceCell<()>,
     debian: OnceCell<()>,
@@ -49,6 +52,7 @@ impl Bed {
             run,
             runtime: setting("CAISSON_TEST_RUNTIME").unwrap_or("io.containerd.caisson.v2".into()),
             release: setting("CAISSON_TEST_RELEASE").unwrap_or("target/release".into()).into(),
+            exitless: setting("CAISSON_TEST_EXITLESS").as_deref() != Some("off"),
             containerd: OnceCell::new(),
             busybox: OnceCell::new(),
             debian: OnceCell::new(),
@@ -59,15 +63,21 @@ impl Bed {
     /// One line about what is under test.
     pub fn describe(&self) -> String {
         format!(
-            "runtime {}, containerd {}",
+            "runtime {}, containerd {}{}",
             self.runtime,
-            containerd_directory().unwrap_or("of the system".into())
+            containerd_directory().unwrap_or("of the system".into()),
+            if self.every_call_exits() { ", every call by an exit" } else { "" }
         )
     }
 
     /// Whether the runtime under test is Caisson, and not the one that the tests were proven with.
     pub fn is_caisson(&self) -> bool {
         self.runtime.contains("caisson")
+    }
+
+    /// Whether the runtime is told to make every system call by an exit.
+    pub fn every_call_exits(&self) -> bool {
+        self.is_caisson() && !self.exitless
     }
 
     /// Skips a test of what only Caisson has.

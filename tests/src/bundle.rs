@@ -96,7 +96,8 @@ impl Bed {
     /// The OCI command line with a root of its own.
     pub fn cli(&self) -> Command {
         let program = if self.is_caisson() { self.release.join("caisson") } else { PathBuf::from("runc") };
-        Command::new(program).arg("--root").arg(self.dir.join("cli"))
+        let switches: &[&str] = if self.every_call_exits() { &["--exitless=off"] } else { &[] };
+        Command::new(program).arg("--root").arg(self.dir.join("cli")).args(switches)
     }
 }
 

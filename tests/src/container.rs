@@ -66,6 +66,9 @@ impl<'bed> ContainerBuilder<'bed> {
         words.extend(["--runtime".into(), self.bed.runtime.clone()]);
         words.extend(["--fifo-dir".into(), fifo_dir.display().to_string()]);
         words.extend(["--cgroup".into(), format!("/{}", self.id)]);
+        if self.bed.every_call_exits() {
+            words.extend(["--annotation".into(), "dev.caisson.exitless=off".into()]);
+        }
         words.extend(self.flags.iter().cloned());
         words.extend([self.bed.image(self.image).to_string(), self.id.clone()]);
         words.extend(self.args.iter().cloned());

@@ -55,21 +55,18 @@ impl Kernel {
         for (resource, limit) in &spec.rlimits {
             rlimits.set(*resource, *limit);
         }
-        let loaded = loader::load(
-            self,
-            &Program {
-                caller: &caller,
-                start: caller.cwd().clone(),
-                path: path.clone(),
-                shown: path.clone(),
-                flags: WalkFlags::FOLLOW,
-                argv: spec.args,
-                envp: spec.env,
-                rlimits: &rlimits,
-                randomize: Randomize::Yes,
-            },
-        )
-        .map_err(|errno| not_runnable(&path, errno))?;
+        let program = Program {
+            caller: &caller,
+            start: caller.cwd().clone(),
+            path: path.clone(),
+            shown: path.clone(),
+            flags: WalkFlags::FOLLOW,
+            argv: spec.args,
+            envp: spec.env,
+            rlimits: &rlimits,
+            randomize: Randomize::Yes,
+        };
+        let loaded = loader::load(self, &program).map_err(|errno| not_runnable(&path, errno))?;
         let streams = self.open_streams(&caller, spec.stdio).map_err(failed("open standard streams"))?;
         let files = stdio::table(&streams).map_err(failed("open standard streams"))?;
         let make = failed("start process");

@@ -45,20 +45,11 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
     let _ = setsid();
     // First, so that what goes wrong here is still said where the command's user reads it.
     let listener = wire::listener(&place.socket())?;
-    let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned();
-    let streams = [own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?];
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    let log = match &arguments.log {
-        Some(path) => OpenOptions::new().append(true).create(true).open(path)?,
-        None => null.try_clone()?,
-    };
-    dup2_stderr(&log)?;
+    let (streams, log) = take_streams(arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let settings = Settings {
         id: id.to_owned(),
-        log: log.into(),
+        log,
         log_level: if arguments.debug { "debug".into() } else { "warn".into() },
         seccomp: SeccompMode::Enforce,
         strace: None,
@@ -78,14 +69,7 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
             done: tokio::sync::Notify::new(),
             busy: tokio::sync::watch::Sender::new(0),
         });
-        let served = monitor.clone();
-        let handle = Handle::current();
-        std::thread::spawn(move || {
-            while let Ok(connection) = wire::next(&listener) {
-                let (monitor, handle) = (served.clone(), handle.clone());
-                std::thread::spawn(move || monitor.converse(&handle, &connection));
-            }
-        });
+        monitor.clone().listen(Handle::current(), listener);
         let idle = async {
             tokio::time::sleep(CREATE).await;
             if monitor.streams.lock().is_none() {
@@ -104,7 +88,32 @@ pub(super) fn run(arguments: &Arguments, id: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes over this program's standard streams, which become the container's. Returns them and where errors go from now on.
+fn take_streams(arguments: &Arguments) -> io::Result<([OwnedFd; 3], OwnedFd)> {
+    let own = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned();
+    let streams = [own(&io::stdin())?, own(&io::stdout())?, own(&io::stderr())?];
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    let log = match &arguments.log {
+        Some(path) => OpenOptions::new().append(true).create(true).open(path)?,
+        None => null,
+    };
+    dup2_stderr(&log)?;
+    Ok((streams, log.into()))
+}
+
 impl Monitor {
+    /// Converses with everybody who calls, each on a thread of its own.
+    fn listen(self: Arc<Self>, handle: Handle, listener: OwnedFd) {
+        std::thread::spawn(move || {
+            while let Ok(connection) = wire::next(&listener) {
+                let (monitor, handle) = (self.clone(), handle.clone());
+                std::thread::spawn(move || monitor.converse(&handle, &connection));
+            }
+        });
+    }
+
     fn converse(&self, handle: &Handle, connection: &OwnedFd) {
         while let Ok(Some((ask, fds))) = wire::receive::<Ask>(connection) {
             let last = matches!(ask, Ask::Delete { .. });
