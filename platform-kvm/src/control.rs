@@ -27,6 +27,7 @@ use crate::exitless::slot::{LEN, SlotMemory};
 use crate::exitless::stub::{STUB_LEN, Stub};
 use crate::host_mode::Ring0;
 use crate::layout::*;
+use std::hash::{BuildHasher, RandomState};
 
 /// The host's view of the control pages.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(crate) struct Control {
     /// The two versions of the syscall stub.
     pub native: Stub,
     pub user: Stub,
+    /// By what patched call sites know a slot. Another one in each machine, so that a program whose GS base is its own does not have it there.
+    pub check: u32,
 }
 
 /// What an exception gate pushed.
@@ -55,7 +58,8 @@ impl Control {
         let pages = u64::from(SHARED_PAGES + stub_pages + max_vcpus);
         let bytes = usize::try_from(pages * PAGE_SIZE).map_err(|_| Error::Invalid("too many vCPUs"))?;
         let memory = Reservation::lazy_memory(bytes)?;
-        let control = Control { memory, stub_pages, native: Stub::native(), user: Stub::user() };
+        let check = (RandomState::new().hash_one(0) as u32 & 0x7fff_ffff) | 0x4000_0001;
+        let control = Control { memory, stub_pages, native: Stub::native(), user: Stub::user(), check };
         // Huge pages would make one vCPU's page cost 2 MiB; without THP in the kernel the advice is refused, which is as good.
         let _ = control.memory.advise(0, bytes, libc::MADV_NOHUGEPAGE);
         control.write_stub();

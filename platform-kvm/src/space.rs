@@ -339,7 +339,8 @@ impl AddressSpace {
 
     /// How patched call sites make their calls; `None` where ring 0 is native and a `syscall` is cheap.
     pub fn patched_entry(&self) -> Option<PatchedEntry> {
-        (self.machine.mode().ring0 == Ring0::Emulated).then_some(PatchedEntry::HERE)
+        (self.machine.mode().ring0 == Ring0::Emulated)
+            .then(|| PatchedEntry::checking(self.machine.control().check))
     }
 
     /// Says where the trampolines of patched call sites are (on hosts that emulate ring 0). From then on threads whose GS base is 0 run with

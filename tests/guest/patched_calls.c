@@ -193,6 +193,14 @@ static void writes_gs_of_nothing(void) {
     writes_gs(0x10000);
     registers("wrgsbase of nothing");
 }
+static void writes_gs_of_looks(void) {
+    /* Whatever stands there. */
+    for (int i = 0; i < 512; i++)
+        words[i] = 0x5ca1550e + (i & 1);
+    writes_gs((unsigned long)words + 8);
+    registers("wrgsbase of numbers");
+}
+
 static unsigned char before[6][128];
 static char *const STARTS[] = {by_number_start, by_mov_start, by_lea_start, by_branch_start, by_cmp_start, any_number_start};
 static void changes_text(void) {
@@ -358,6 +366,7 @@ int main(int argc, char **argv) {
     in_child("gs", uses_gs);
     in_child("wrgsbase", writes_gs_of_words);
     in_child("wrgsbase of nothing", writes_gs_of_nothing);
+    in_child("wrgsbase of numbers", writes_gs_of_looks);
     in_child("text", changes_text);
     in_child("discarded", discards_text);
     in_child("mapped", maps_nearby);

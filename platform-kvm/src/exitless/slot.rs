@@ -36,9 +36,6 @@ pub(crate) const AWAKE: u64 = 88;
 pub(crate) const CHECK: u64 = 96;
 pub(crate) const ENTRY: u64 = 104;
 
-/// What [`CHECK`] holds, so that a patched call site can tell whether the GS base is a slot: a number that no other word is likely to be.
-pub(crate) const CHECK_VALUE: u32 = 0x5ca1_550f;
-
 /// In [`KIND`]: the call came from a patched site. Answering it clears that.
 pub(crate) const PATCHED: u32 = 2;
 
@@ -134,10 +131,10 @@ impl SlotMemory {
         self.half(AWAKE).store(turns, Ordering::Relaxed);
     }
 
-    /// Lets patched call sites lead to the stub's second entry at this address.
-    pub(crate) fn set_entry(&self, entry: u64) {
+    /// Lets patched call sites lead to the stub's second entry at this address, if they expect `check`.
+    pub(crate) fn set_entry(&self, entry: u64, check: u32) {
         self.word(ENTRY).store(entry, Ordering::Relaxed);
-        self.word(CHECK).store(CHECK_VALUE.into(), Ordering::Relaxed);
+        self.word(CHECK).store(check.into(), Ordering::Relaxed);
     }
 
     /// Takes a posted call, if it is still posted.

@@ -5,7 +5,8 @@
 //! - *native*: ring-0 code and a slot in the vCPU's page, neither visible to ring 3. Returns by `sysretq`.
 //! - *emulated*: `syscall` goes to LSTAR without leaving ring 3, so this is ring-3 code, in the lower half (the upper half is
 //!   not executed natively), and the slot is a page of the address space that runs. Whoever can write to it are the threads of
-//!   that very process. Returns by `popfq` on a stack in the slot, and `jmp`.
+//!   that very process. Returns by `popfq` on a stack in the slot, and `jmp`; were it in ring 0, the program would be then, so it
+//!   looks first (a stack pointer that is not canonical is enough for KVM to emulate `syscall` in full).
 //!
 //! The second has another entry, for call sites that are patched ([`PatchedEntry`]): there the return address is in rcx as
 //! after `syscall`, and the flags are still where they were.
@@ -57,6 +58,12 @@ global_asm!(
     "mov [rax + {r11}], r11",
     "mov [rax + {rsp}], rsp",
     "caisson_exitless_\\name\\()_saved:",
+    // In a state in which KVM does not run ring 3 natively it emulates `syscall` as well, and that enters ring 0. The host leads back from there.
+    ".if \\ring3",
+    "mov ecx, cs",
+    "test cl, 3",
+    "jz 4f",
+    ".endif",
     "mov ecx, [rax + {awake}]",
     "test ecx, ecx",
     "jz 4f",
@@ -201,9 +208,10 @@ pub struct PatchedEntry {
 }
 
 impl PatchedEntry {
-    /// The one there is.
-    pub const HERE: PatchedEntry =
-        PatchedEntry { check: slot::CHECK as u32, value: slot::CHECK_VALUE, entry: slot::ENTRY as u32 };
+    /// The one of a machine whose slots hold `value`, which fits into 31 bits.
+    pub const fn checking(value: u32) -> PatchedEntry {
+        PatchedEntry { check: slot::CHECK as u32, value, entry: slot::ENTRY as u32 }
+    }
 }
 
 /// Where the user's registers are at some instruction of the stub.

@@ -35,7 +35,7 @@ impl Vcpu {
             Ring0::Native => control.slot(self.index).ok_or(Error::Invalid("no such vCPU"))?,
             Ring0::Emulated => {
                 let memory = space.slot(self.index)?;
-                memory.set_entry(self.stub + control.user.patched);
+                memory.set_entry(self.stub + control.user.patched, control.check);
                 memory
             }
         };

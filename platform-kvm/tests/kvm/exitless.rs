@@ -83,7 +83,8 @@ fn begin(count: u64) -> Registers {
         r8: 0x4444,
         r9: 0x5555,
         r10: 0x6666,
-        r13: 0x7777,
+        // Also a stack pointer that is not canonical.
+        r13: 0x7777 << 48,
         r14: 0x8888,
         r15: 0x9999,
         ..start()
@@ -132,10 +133,15 @@ fn counting_thread(lab: &Lab, leave_every: u64) -> (GuestThread, Arc<Counting>) 
 
 /// A thread in a program whose call site is patched.
 fn patched_thread(lab: &Lab) -> (GuestThread, Arc<Counting>) {
-    // The program has the offsets in it.
-    assert_eq!(PatchedEntry::HERE, PatchedEntry { check: 96, value: 0x5ca1_550f, entry: 104 });
+    let entry = lab.space.patched_entry().expect("emulated ring 0");
+    // The program has the offsets in it, and a place for the word to expect.
+    assert_eq!(entry, PatchedEntry { check: 96, value: entry.value, entry: 104 });
+    let mut program = programs::patched_calls().to_vec();
+    let place =
+        program.windows(4).position(|bytes| bytes == (-0x1234_5677_i32).to_le_bytes()).expect("a place");
+    program[place..place + 4].copy_from_slice(&entry.value.wrapping_neg().to_le_bytes());
     lab.space.set_trampolines(CODE..CODE + PAGE);
-    counting_in(lab, programs::patched_calls(), 0)
+    counting_in(lab, &program, 0)
 }
 
 fn counting_in(lab: &Lab, program: &[u8], leave_every: u64) -> (GuestThread, Arc<Counting>) {
@@ -242,6 +248,27 @@ pub fn a_waiting_thread_answers_calls() {
                 assert!(Instant::now() < deadline, "the waiting thread has answered nothing");
             }
         });
+    });
+}
+
+/// Where ring 0 is emulated and the stack pointer is not canonical, KVM emulates `syscall` in full, and the stub begins in ring 0. The program goes
+/// on in ring 3 all the same, whoever answers.
+pub fn calls_lead_back_to_ring3() {
+    let lab = Lab::new();
+    let (mut thread, counting) = counting_in(&lab, programs::rings(), 0);
+    let count = 128 * scaled(200, 20);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    served(&lab.machine, || {
+        loop {
+            *counting.next.lock() = 0;
+            run_all(&lab, &mut thread, &counting, count);
+            let answered = counting.answered.load(Ordering::Relaxed);
+            println!("       {answered} of {count} calls without an exit");
+            if answered > 0 || !spare_processor() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nothing was answered without an exit");
+        }
     });
 }
 

@@ -68,6 +68,7 @@ const TESTS: &[Test] = &[
     ("kick_before_run", kicks::kick_before_run),
     ("a_waiting_thread_answers_calls", exitless::a_waiting_thread_answers_calls),
     ("random_code", fuzz::random_code),
+    ("calls_lead_back_to_ring3", exitless::calls_lead_back_to_ring3),
     ("calls_without_a_dispatcher_exit", exitless::calls_without_a_dispatcher_exit),
     ("calls_are_answered_without_exit", exitless::calls_are_answered_without_exit),
     ("answers_that_want_the_thread_outside", exitless::answers_that_want_the_thread_outside),

@@ -38,11 +38,14 @@ programs! {
     /// The same from a patched call site: through the second entry of the stub if GS is a slot, else by `syscall`. Also checks rcx, the flags in
     /// r11 and the red zone.
     patched_calls: "2: mov eax, 39", "mov rdi, rbx", "mov [rsp - 64], rbx", "stc",
-                   "mov rcx, gs:[96]", "lea rcx, [rcx - 0x5ca1550f]", "jrcxz 6f", "syscall",
+                   "mov rcx, gs:[96]", "lea rcx, [rcx - 0x12345677]", "jrcxz 6f", "syscall",
                    "5: jnc 3f", "lea rdi, [rip + 5b]", "cmp rcx, rdi", "jne 3f", "test r11b, 1", "jz 3f",
                    "cmp [rsp - 64], rbx", "jne 3f", "mov rdi, rbx", "sub rax, rdi", "cmp rax, 7", "jne 3f",
                    "inc rbx", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2",
                    "6: lea rcx, [rip + 5b]", "jmp gs:[104]";
+    /// As `counted_calls`, every other 64 with the stack pointer that is in r13; all must lead back to ring 3.
+    rings: "2: test bl, 63", "jnz 4f", "xchg rsp, r13", "4: mov eax, 39", "mov rdi, rbx", "syscall", "sub rax, rdi", "cmp rax, 7", "jne 3f", "mov eax, cs", "cmp eax, 0x33",
+           "jne 3f", "inc rbx", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2";
     /// Writes to each of the rsi bytes from rdi on, ever other bytes.
     scribble: "2: mov rcx, rsi", "3: imul rax, rax, 0x5851f42d", "add rax, 0x14057b7f", "mov rdx, rax", "shr rdx, 29",
               "mov [rdi + rcx - 8], rdx", "and dword ptr [rdi + rcx - 8], 14", "sub rcx, 4", "cmp rcx, 8", "ja 3b", "jmp 2b";

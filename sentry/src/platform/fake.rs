@@ -260,7 +260,7 @@ impl Space for FakeSpace {
     }
 
     fn patched_entry(&self) -> Option<super::PatchedEntry> {
-        Some(super::PatchedEntry::HERE)
+        Some(super::PatchedEntry::checking(0x1234_5677))
     }
 
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {

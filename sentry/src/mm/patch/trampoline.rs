@@ -176,6 +176,7 @@ mod tests {
 
     const BASE: u64 = 0x40_0000;
     const AT: u64 = 0x20_0000;
+    const ENTRY: PatchedEntry = PatchedEntry::checking(0x1234_5677);
 
     fn site(before: &[u8], after: &[u8]) -> Plan {
         let mut page = vec![0x90; 256];
@@ -199,7 +200,7 @@ mod tests {
             site(&[], &[0x85, 0xc0, 0x79, 5]),
             site(&[], &[0xc3, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0]),
         ] {
-            let built = build(&plan, AT, &PatchedEntry::HERE).unwrap();
+            let built = build(&plan, AT, &ENTRY).unwrap();
             assert!(built.code.len() as u64 <= room(&plan) && built.code.len() <= LONGEST);
             let all = instructions(&built);
             assert!(all.iter().all(|i| !i.is_invalid()));
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn registers_are_the_programs_wherever_it_is_left() {
         let plan = site(&[], &[0x85, 0xc0, 0x79, 5]);
-        let built = build(&plan, AT, &PatchedEntry::HERE).unwrap();
+        let built = build(&plan, AT, &ENTRY).unwrap();
         for instruction in instructions(&built) {
             let offset = instruction.ip() - AT;
             let mut registers = Registers {
@@ -247,7 +248,7 @@ mod tests {
     #[test]
     fn a_step_into_it_is_a_step_over_the_mov() {
         let plan = site(&[0xb8, 39, 0, 0, 0], &[]);
-        let built = build(&plan, AT, &PatchedEntry::HERE).unwrap();
+        let built = build(&plan, AT, &ENTRY).unwrap();
         let step = Exit::Exception { vector: 1, error_code: 0, addr: 0 };
         let mut registers = Registers { rip: AT, rcx: 5, ..Registers::default() };
         assert_eq!(built.trampoline.leave(0, &mut registers, step), step);
