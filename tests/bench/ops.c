@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +129,40 @@ static void *partner(void *unused) {
     return unused;
 }
 
+/* A word that two threads on two processors hand each other: what the machine itself takes for an answer. */
+static struct {
+    _Alignas(128) atomic_ulong word;
+} line;
+
+static void stay_on(int which) {
+    cpu_set_t all, one;
+    CPU_ZERO(&one);
+    check(sched_getaffinity(0, sizeof all, &all), "sched_getaffinity");
+    for (int i = 0; i < CPU_SETSIZE; i++)
+        if (CPU_ISSET(i, &all) && which-- == 0)
+            CPU_SET(i, &one);
+    if (CPU_COUNT(&one))
+        check(sched_setaffinity(0, sizeof one, &one), "sched_setaffinity");
+}
+
+static void *answerer(void *unused) {
+    stay_on(1);
+    for (;;)
+        if (atomic_load(&line.word) & 1)
+            atomic_fetch_add(&line.word, 1);
+        else
+            __builtin_ia32_pause();
+    return unused;
+}
+
+static void op_line(long count) {
+    while (count-- > 0) {
+        atomic_fetch_add(&line.word, 1);
+        while (atomic_load(&line.word) & 1)
+            __builtin_ia32_pause();
+    }
+}
+
 static void op_switch(long count) {
     pthread_mutex_lock(&lock);
     while (count--) {
@@ -194,13 +230,13 @@ static void op_mmap_touch(long count) {
 
 /* Transfers: one operation is a KiB. */
 static void op_seqread(long count) {
-    for (long offset = 0; count > 0; count -= 64, offset = (offset + 65536) % (long)FILE_SIZE)
-        check(pread(file, block, 65536, offset), "pread");
+    for (long offset = 0; count > 0; count -= 1024, offset = (offset + (1 << 20)) % (long)FILE_SIZE)
+        check(pread(file, block, 1 << 20, offset), "pread");
 }
 
 static void op_seqwrite(long count) {
-    for (long offset = 0; count > 0; count -= 64, offset = (offset + 65536) % (long)FILE_SIZE)
-        check(pwrite(file, block, 65536, offset), "pwrite");
+    for (long offset = 0; count > 0; count -= 1024, offset = (offset + (1 << 20)) % (long)FILE_SIZE)
+        check(pwrite(file, block, 1 << 20, offset), "pwrite");
 }
 
 static unsigned seed = 1;
@@ -226,7 +262,7 @@ static const struct {
 } operations[] = {
     {"getpid", op_getpid, 0},       {"clock_gettime", op_clock, 0}, {"pread", op_pread, 1 << 20},
     {"open+close", op_open, 4096},  {"stat", op_stat, 4096},        {"pipe-ping-pong", op_pingpong, 0},
-    {"thread-switch", op_switch, 0}, {"fork+exit+wait", op_fork, 0}, {"fork+exec+wait", op_exec, 0},
+    {"line-round-trip", op_line, 0}, {"thread-switch", op_switch, 0}, {"fork+exit+wait", op_fork, 0}, {"fork+exec+wait", op_exec, 0},
     {"open+close-root", op_open, 0}, {"stat-root", op_stat, 0}, {"pwrite", op_pwrite, 1 << 20},
     {"pipe-write+read", op_pipe, 0}, {"unix-write+read", op_unix, 0}, {"mmap+touch+munmap", op_mmap_touch, 0},
     {"page-touch", op_touch, 0},    {"mmap+munmap", op_mmap, 0},    {"seq-read", op_seqread, FILE_SIZE},
@@ -263,6 +299,10 @@ int main(int argc, char **argv) {
         }
         if (operations[i].run == op_switch)
             pthread_create(&thread, NULL, partner, NULL);
+        if (operations[i].run == op_line) {
+            pthread_create(&thread, NULL, answerer, NULL);
+            stay_on(0);
+        }
         operations[i].run(64);
         long count = argc > 3 ? atol(argv[3]) : 64;
         double took;

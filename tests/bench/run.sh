@@ -7,6 +7,7 @@
 # lowest of them, as a percentage of the median) and the ratio to runc's. In each round every runtime runs every row,
 # one after the other, so that a slow minute of the machine meets all of them. gVisor is Debian trixie's runsc with its
 # systrap platform, unpacked beside; bookworm's with ptrace where that is all that is served.
+# line-round-trip is the machine itself: two threads that hand each other a word. Whatever is answered by another thread moves with it.
 # --record keeps the table in tests/bench/history/, in a file named after the day and the commit.
 # All run by their OCI command lines over the same bundle, without network.
 set -u
@@ -190,7 +191,7 @@ unit() {
     esac
 }
 
-rows="start-to-exit idle-memory getpid clock_gettime pread open+close-root stat-root open+close stat pwrite open+close-gofer stat-gofer
+rows="start-to-exit idle-memory line-round-trip getpid clock_gettime pread open+close-root stat-root open+close stat pwrite open+close-gofer stat-gofer
     pipe-write+read unix-write+read pipe-ping-pong thread-switch
     fork+exit+wait fork+exec+wait page-touch mmap+munmap mmap+touch+munmap seq-read-gofer seq-write-gofer rand-read-gofer rand-write-gofer
     seq-read-tmpfs seq-write-tmpfs rand-read-tmpfs rand-write-tmpfs python make tar git-status"
