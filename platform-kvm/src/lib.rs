@@ -28,6 +28,7 @@ mod fault;
 pub mod fpu;
 pub mod host_mode;
 pub mod kick;
+mod large;
 mod layout;
 pub mod machine;
 mod pool;

@@ -226,11 +226,6 @@ impl Machine {
         &self.tables
     }
 
-    /// Whether second-level entries may be 2 MiB leaves; see [`crate::revoke`].
-    pub(crate) fn uses_huge_entries(&self) -> bool {
-        self.mode().paging == Paging::Nested
-    }
-
     pub(crate) fn create_vcpu(&self, index: u32) -> Result<Vcpu, Error> {
         self.create_vcpu_for(index, self.mode().ring0)
     }
@@ -282,6 +277,16 @@ impl Machine {
     /// Makes KVM drop everything it derived from guest tables.
     pub(crate) fn flush_everything(&self) -> Result<(), Error> {
         self.slots.flush_everything(&self.vm)
+    }
+
+    /// Full flushes that have begun.
+    pub fn flushes_begun(&self) -> u64 {
+        self.slots.flushes_begun()
+    }
+
+    /// The number of the last one that was completed.
+    pub(crate) fn flushes_completed(&self) -> u64 {
+        self.slots.flushes_completed()
     }
 }
 

@@ -34,8 +34,7 @@
 //! - a table page that was unlinked stays in quarantine, empty, until a full flush (a memory slot is deleted and created
 //!   again, upon which KVM drops every shadow page);
 //! - `revoke` never unlinks tables of a live space; only dropping the space does;
-//! - second-level entries are never 2 MiB leaves: a leaf that is replaced by a table or by another leaf can leave a shadow page behind
-//!   that KVM believes to be a linear run of the *old* memory, and older kernels do not survive filling it with anything else.
+//! - a 2 MiB leaf is replaced by another block's, or by a table, after a full flush only: [`crate::large`].
 
 use crate::arena::{FrameRange, Gpa, PAGE_SIZE};
 use crate::error::Error;
@@ -152,10 +151,19 @@ impl AddressSpace {
 
     /// What comes after the vCPUs.
     fn finish(&self, pass: &mut Pass) -> Result<(), Error> {
-        let dropped = if pass.shadow { drop_translations(&self.machine, pass) } else { Ok(()) };
+        let dropped = match pass.shadow {
+            true if pass.later.is_empty() => drop_translations(&self.machine, pass),
+            // What the leaves leave behind must go before the tables come.
+            true => self.machine.flush_everything(),
+            false => Ok(()),
+        };
         let tables = self.machine.tables();
         for (table, at, entry) in pass.later.drain(..) {
-            tables.entry(table, at).store(entry, Ordering::SeqCst);
+            if dropped.is_ok() {
+                tables.entry(table, at).store(entry, Ordering::SeqCst);
+            } else {
+                pass.unlinked.push(Table::of_entry(entry));
+            }
         }
         tables.free(&pass.unlinked, None, pass.shadow);
         dropped?;
@@ -206,12 +214,16 @@ impl AddressSpace {
         if kept == entry {
             return;
         }
+        if whole && keep.is_empty() {
+            pass.note(self.take_leaf(slot), HUGE);
+            return;
+        }
         if whole {
             pass.note(restrict_in(slot, keep), HUGE);
             return;
         }
-        // The entry goes and comes back as a table when no CPU holds the old translation: some CPUs do not bear both sizes.
-        let entry = restrict_in(slot, Perms::empty());
+        // The entry goes and comes back as a table when no CPU holds the old translation (some CPUs do not bear both sizes), nor KVM a trace of it.
+        let entry = self.take_leaf(slot);
         pass.note(entry, HUGE);
         pass.lost = true;
         match self.split(entry, &part, keep) {

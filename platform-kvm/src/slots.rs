@@ -7,7 +7,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const FIRST_CHUNK: u64 = 16 << 20;
 const LARGEST_CHUNK: u64 = 1 << 30;
@@ -35,6 +35,9 @@ pub(crate) struct Slots {
     /// Number of the next slot; guards registration and the flush slot.
     next: Mutex<u32>,
     flush: Zone,
+    /// Full flushes that have begun, and the number of the last one that was completed.
+    begun: AtomicU64,
+    completed: AtomicU64,
 }
 
 impl Slots {
@@ -58,7 +61,8 @@ impl Slots {
         let flush = Zone { gpa: FLUSH_GPA, hva: flush_hva, len: 4096 };
         set(vm, FLUSH_SLOT, flush)
             .map_err(|source| Error::Host { what: "creating a memory slot", source })?;
-        Ok(Slots { chunks, next: Mutex::new(FLUSH_SLOT + 1), flush })
+        let next = Mutex::new(FLUSH_SLOT + 1);
+        Ok(Slots { chunks, next, flush, begun: AtomicU64::new(0), completed: AtomicU64::new(0) })
     }
 
     /// Makes sure that guest entries may point to the range.
@@ -91,10 +95,23 @@ impl Slots {
     /// Makes KVM drop all roots, shadow pages and cached translations. Costs every vCPU all its translations.
     pub(crate) fn flush_everything(&self, vm: &VmFd) -> Result<(), Error> {
         let _guard = self.next.lock();
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let gone = Zone { len: 0, ..self.flush };
         set(vm, FLUSH_SLOT, gone)
             .and_then(|()| set(vm, FLUSH_SLOT, self.flush))
-            .map_err(|source| Error::Host { what: "toggling the flush slot", source })
+            .map_err(|source| Error::Host { what: "toggling the flush slot", source })?;
+        self.completed.store(number, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// How many full flushes have begun.
+    pub(crate) fn flushes_begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// The number of the last full flush that was completed. One that has a higher number than had begun at some moment began after it.
+    pub(crate) fn flushes_completed(&self) -> u64 {
+        self.completed.load(Ordering::SeqCst)
     }
 }
 

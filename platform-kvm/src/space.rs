@@ -118,7 +118,7 @@ impl AddressSpace {
     }
 
     /// Maps `len` bytes at `gva` to `gpa` with exactly `perms`. All are multiples of 4 KiB; 2 MiB entries are used wherever
-    /// both addresses are congruent and the host's paging allows. Filling empty entries and adding rights is cheap; where
+    /// both addresses are congruent and the memory is backed by huge pages. Filling empty entries and adding rights is cheap; where
     /// something else was mapped, or rights are lost, this revokes first.
     ///
     /// # Errors
@@ -192,8 +192,9 @@ impl AddressSpace {
         let directory = self.directory(part.gva)?;
         let slot = tables.entry(directory, index(part.gva, 2));
         let entry = slot.load(Ordering::Relaxed);
-        let whole = part.len == HUGE && part.gpa.is_multiple_of(HUGE) && self.machine.uses_huge_entries();
+        let whole = part.len == HUGE && part.gpa.is_multiple_of(HUGE) && self.bears_leaf(part.gpa, part.bits);
         if entry & PRESENT == 0 {
+            self.settle_trace(entry, whole.then_some(part.gpa))?;
             if whole {
                 slot.store(leaf(part.gpa, part.perms) | part.bits | LARGE, Ordering::SeqCst);
                 return Ok(());
@@ -213,7 +214,8 @@ impl AddressSpace {
             return Ok(());
         }
         let table = Table::of_entry(entry);
-        if whole && self.is_empty(table) {
+        let unlinks = self.machine.mode().paging == Paging::Nested;
+        if whole && unlinks && self.is_empty(table) {
             conflicts.push(part.gva..part.gva + part.len);
         } else {
             self.fill_table(table, part, conflicts);

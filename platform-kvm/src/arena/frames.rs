@@ -145,13 +145,35 @@ impl Frames {
         if count == 0 {
             return Err(OutOfMemory);
         }
+        self.hand_out(count, || {
+            self.find(count, alignment).or_else(|| {
+                self.drain(0);
+                self.find(count, alignment)
+            })
+        })
+    }
+
+    /// The block of the huge half that begins with `first`, if all of it is free.
+    pub(super) fn alloc_block(&self, first: u32) -> Result<FrameRange, OutOfMemory> {
+        let block =
+            first.checked_sub(self.huge_first).filter(|offset| offset % BLOCK == 0).ok_or(OutOfMemory)?;
+        self.hand_out(BLOCK, || {
+            let mut lists = self.lists.lock();
+            let dirty = lists.take_dirty_block(first);
+            let found = dirty || lists.huge_blocks.take_at(u64::from(block / BLOCK));
+            found.then_some((first, dirty))
+        })
+    }
+
+    /// Counts and clears `count` frames that `find` has taken from the lists: the first of them, and whether they are dirty.
+    fn hand_out(
+        &self,
+        count: u32,
+        find: impl FnOnce() -> Option<(u32, bool)>,
+    ) -> Result<FrameRange, OutOfMemory> {
         let reserve = |used: u32| used.checked_add(count).filter(|sum| *sum <= self.max);
         self.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reserve).map_err(|_| OutOfMemory)?;
-        let found = self.find(count, alignment).or_else(|| {
-            self.drain(0);
-            self.find(count, alignment)
-        });
-        let Some((first, is_dirty)) = found else {
+        let Some((first, is_dirty)) = find() else {
             self.in_use.fetch_sub(count, Ordering::Relaxed);
             return Err(OutOfMemory);
         };
@@ -325,6 +347,24 @@ impl Lists {
         }
         self.dirty_frames -= count;
         Some(first)
+    }
+
+    /// Takes the block at `first` out of the freed frames, if one range of them has all of it.
+    fn take_dirty_block(&mut self, first: u32) -> bool {
+        let end = first.saturating_add(BLOCK);
+        let has_it = |range: &FrameRange| range.first.0 <= first && range.first.0 + range.count >= end;
+        let Some(at) = self.dirty.iter().position(has_it) else { return false };
+        let Some(range) = self.dirty.get_mut(at) else { return false };
+        let after = FrameRange { first: Frame(end), count: range.first.0 + range.count - end };
+        range.count = first - range.first.0;
+        match (range.count, after.count) {
+            (0, 0) => drop(self.dirty.remove(at)),
+            (0, _) => *range = after,
+            (_, 0) => {}
+            _ => self.dirty.insert(at + 1, after),
+        }
+        self.dirty_frames -= BLOCK;
+        true
     }
 
     /// `count` clean frames from the buddy lists; the rest of the power of two goes back.

@@ -36,6 +36,25 @@ impl FreeRuns {
         Some(start)
     }
 
+    /// Takes the number `at`, if it is free.
+    pub(super) fn take_at(&mut self, at: u64) -> bool {
+        let Some((run, len)) = self.runs.range(..=at).next_back().map(|(run, len)| (*run, *len)) else {
+            return false;
+        };
+        let end = run.saturating_add(len);
+        if at >= end {
+            return false;
+        }
+        self.runs.remove(&run);
+        if at > run {
+            self.runs.insert(run, at - run);
+        }
+        if at + 1 < end {
+            self.runs.insert(at + 1, end - at - 1);
+        }
+        true
+    }
+
     /// Gives numbers back. Those that are free already stay as they are.
     pub(super) fn give(&mut self, start: u64, count: u64) {
         let mut start = start;
@@ -79,6 +98,10 @@ mod tests {
         free.give(5, 3);
         assert_eq!(free.total(), 26);
         free.give(26, 74);
+        assert!(free.take_at(99) && free.take_at(0) && free.take_at(50));
+        assert!(!free.take_at(50) && !free.take_at(100));
+        assert_eq!(free.runs.iter().map(|(run, len)| (*run, *len)).collect::<Vec<_>>(), [(1, 49), (51, 48)]);
+        [99, 50, 0].into_iter().for_each(|at| free.give(at, 1));
         assert_eq!(free.take(100, 64), Some(0));
     }
 }

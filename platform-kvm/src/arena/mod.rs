@@ -151,6 +151,28 @@ impl Arena {
         self.frames.alloc(count, alignment)
     }
 
+    /// Allocates the 512 frames of the block at `gpa` as [`Arena::alloc`] does, if it is one of those that the host backs with huge pages.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when it is not, when not all of it is free, or the limit is reached.
+    pub fn alloc_block(&self, gpa: Gpa) -> Result<FrameRange, OutOfMemory> {
+        self.frame_of(gpa).ok_or(OutOfMemory).and_then(|first| self.frames.alloc_block(first.0))
+    }
+
+    /// Lets the host back frames that are in use now, instead of one by one as they are touched. Changes no byte. Best effort.
+    pub fn populate(&self, range: FrameRange) {
+        let (gpa, pages) = (self.gpa(range.first), u64::from(range.count));
+        let bytes = pages * PAGE_SIZE;
+        let asked = self
+            .offset_of(gpa, bytes)
+            .zip(usize::try_from(bytes).ok())
+            .is_some_and(|(offset, len)| self.memory.advise(offset, len, libc::MADV_POPULATE_WRITE).is_ok());
+        // Kernels before 5.14 do not know that, and a revocation may be in the way. A write that changes nothing does it, too.
+        for page in (0..pages).filter(|_| !asked) {
+            let _ = self.atomic_compare_exchange_u32(Gpa(gpa.0 + page * PAGE_SIZE), 0, 0);
+        }
+    }
+
     /// Adds a reference to each frame of the range, all of which must be in use.
     pub fn retain(&self, range: FrameRange) {
         self.frames.retain(range);

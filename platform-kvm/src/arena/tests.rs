@@ -175,3 +175,37 @@ fn vectored_file_io() {
     let error = arena.pread(file.as_fd(), &[(hole.start, 4)], Some(0)).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
 }
+
+#[test]
+fn a_certain_block() {
+    let arena = arena(u32::MAX);
+    let blocks = arena.alloc(3 * 512, Alignment::Huge).unwrap();
+    let block = |n: u32| FrameRange { first: Frame(blocks.first.0 + n * 512), count: 512 };
+    let gpa = |n: u32| arena.gpa(block(n).first);
+    assert!(arena.alloc_block(gpa(1)).is_err(), "in use");
+    arena.write(gpa(1), &[7; 5000]).unwrap();
+    // Freed in one range, and too few to be given back to the host: dirty.
+    arena.release(blocks);
+    assert!(arena.alloc_block(Gpa(gpa(1).0 + 4096)).is_err(), "begins no block");
+    assert!(arena.alloc_block(arena.gpa(Frame(0))).is_err(), "no huge pages there");
+    assert!(arena.alloc_block(arena.window_start()).is_err(), "no frames there");
+    for n in [1, 0, 2] {
+        assert_eq!(arena.alloc_block(gpa(n)), Ok(block(n)));
+        assert!(arena.alloc_block(gpa(n)).is_err());
+        assert!(arena.is_unique(block(n).first));
+    }
+    let mut bytes = [1; 5000];
+    arena.read(gpa(1), &mut bytes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    // Enough that all of it goes back to the host: clean.
+    let more = arena.alloc(4 * 512, Alignment::Huge).unwrap();
+    for range in [block(2), block(0), block(1), more] {
+        arena.release(range);
+    }
+    assert_eq!(arena.frames_in_use(), 0);
+    assert_eq!(arena.alloc_block(gpa(0)), Ok(block(0)));
+    // Not all of it is free.
+    arena.release(FrameRange { first: block(0).first, count: 100 });
+    assert!(arena.alloc_block(gpa(0)).is_err());
+    assert_eq!(arena.frames_in_use(), 412);
+}

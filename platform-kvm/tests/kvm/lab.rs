@@ -55,6 +55,16 @@ impl Lab {
         lab
     }
 
+    /// Another address space of the machine, with the stack and the same program as this one.
+    pub fn beside(&self) -> Lab {
+        let space = self.machine.new_address_space().expect("space");
+        for gva in [CODE, STACK_TOP - PAGE] {
+            let (gpa, perms) = self.space.lookup(gva).expect("loaded");
+            space.map(gva, gpa, PAGE, perms).expect("map");
+        }
+        Lab { arena: self.arena, machine: self.machine.clone(), space }
+    }
+
     /// Copies a program to `CODE`.
     pub fn load(&self, program: &[u8]) {
         self.load_at(CODE, program);

@@ -363,6 +363,116 @@ pub fn split_and_merge_while_running() {
     blocks.into_iter().for_each(free);
 }
 
+/// 2 MiB of one block, of another, of pages of their own, one after the other at the same address, with threads that read there all the time; also
+/// where the host's pages are not huge. What came before must not be seen, whatever KVM has kept of it.
+pub fn blocks_change_under_readers() {
+    let first = Lab::new();
+    first.load(programs::watch());
+    let blocks = [0, 1].map(|_| first.arena.alloc(512, Alignment::Huge).unwrap());
+    let gpas = blocks.map(|block| first.arena.gpa(block.first));
+    let small = first.frame();
+    let small_gpa = first.arena.gpa(small);
+    let whole = TARGET..TARGET + HUGE;
+    let reports = [0, 1].map(|_| first.frame());
+    for round in 0..scaled(120, 8) {
+        // A second-level entry that has become a table stays one for as long as its space lives.
+        let lab = first.beside();
+        let value = |step: u64| 100 * round + step + 1;
+        let show = |gpa: Gpa, step: u64| first.set_word(gpa, value(step));
+        let reports = reports.map(|frame| first.arena.gpa(frame));
+        for (n, report) in reports.iter().enumerate() {
+            first.set_word(*report, 0);
+            lab.space.map(REPORT + n as u64 * PAGE, *report, PAGE, RW).unwrap();
+        }
+        let runners = Runners { lab: &lab, reports: reports.to_vec() };
+        let take = |changes: &[Change], spent: &[FrameRange]| {
+            if round % 2 == 0 {
+                lab.space.revoke(changes).unwrap();
+            } else if let Some(stragglers) = revoke_in_place(&lab, changes, spent) {
+                // The next owner writes to them, and this test to what it has taken.
+                stragglers.expel();
+            }
+        };
+        runners.with(|runners| {
+            for step in 0..6 {
+                let at = gpas[(step as usize + round as usize / 2) % 2];
+                show(at, step);
+                lab.space.map(TARGET, at, HUGE, RW).unwrap();
+                if (round + step) % 3 > 0 {
+                    runners.all_see(value(step));
+                }
+                take(&[Change::Unmap(whole.clone())], &[]);
+                first.set_word(at, POISON);
+                runners.none_sees_poison();
+                assert_eq!(lab.space.lookup(TARGET), None);
+            }
+            let at = gpas[round as usize % 2];
+            show(at, 10);
+            lab.space.map(TARGET, at, HUGE, RW).unwrap();
+            runners.all_see(value(10));
+            match round / 2 % 3 {
+                // Other pages of it lose a right, or go; this one stays.
+                0 => {
+                    let part = TARGET + 8 * PAGE..TARGET + 12 * PAGE;
+                    take(&[Change::Protect { range: part, perms: R }], &[]);
+                }
+                1 => take(&[Change::Unmap(TARGET + PAGE..TARGET + HUGE)], &[]),
+                // All of it goes, and a single page comes there.
+                _ => take(&[Change::Unmap(whole.clone())], &[]),
+            }
+            if round / 2 % 3 < 2 {
+                show(at, 11);
+                runners.all_see(value(11));
+            }
+            show(small_gpa, 12);
+            lab.space.map(TARGET, small_gpa, PAGE, R).unwrap();
+            first.set_word(at, POISON);
+            runners.none_sees_poison();
+            runners.all_see(value(12));
+            // It is a table now, and takes a block all the same.
+            let at = gpas[(round as usize + 1) % 2];
+            show(at, 13);
+            lab.space.map(TARGET, at, HUGE, RW).unwrap();
+            first.set_word(small_gpa, POISON);
+            runners.none_sees_poison();
+            runners.all_see(value(13));
+            take(&[Change::Unmap(whole.clone())], &[blocks[(round as usize + 1) % 2]]);
+            first.set_word(at, POISON);
+            runners.none_sees_poison();
+        });
+    }
+    blocks.into_iter().for_each(free);
+}
+
+/// What a taken leaf leaves behind is known, and the same block is mapped again without a full flush; another one with one.
+pub fn a_block_comes_back_without_a_flush() {
+    let lab = Lab::new();
+    lab.load(one::read());
+    let blocks = [0, 1].map(|_| lab.arena.alloc(512, Alignment::Huge).unwrap());
+    let gpas = blocks.map(|block| lab.arena.gpa(block.first));
+    let shadow = lab.machine.mode().paging == Paging::Shadow;
+    let mut thread = lab.thread();
+    let mut read = |expected: u64| {
+        let mut registers = Registers { rdi: TARGET, ..start() };
+        assert_eq!(thread.run(&mut registers, &lab.space).unwrap(), Exit::Syscall);
+        assert_eq!(registers.rax, expected);
+    };
+    assert_eq!(lab.space.block_before(TARGET), None);
+    for (n, gpa) in gpas.into_iter().enumerate() {
+        let before = lab.machine.flushes_begun();
+        for round in 0..10 {
+            lab.set_word(gpa, 1000 * n as u64 + round);
+            lab.space.map(TARGET, gpa, HUGE, if round % 2 == 0 { RW } else { R }).unwrap();
+            read(1000 * n as u64 + round);
+            lab.space.revoke(&[Change::Unmap(TARGET..TARGET + HUGE)]).unwrap();
+            assert_eq!(lab.space.block_before(TARGET + 5 * PAGE), Some(gpa).filter(|_| shadow));
+        }
+        let flushes = lab.machine.flushes_begun() - before;
+        assert_eq!(flushes, u64::from(shadow && n > 0));
+    }
+    blocks.into_iter().for_each(free);
+}
+
 /// A space, and which page number each address shows in it.
 type Populated = (Arc<AddressSpace>, Vec<(u64, u64)>);
 
