@@ -14,7 +14,7 @@ use super::vma::{Prot, Source, Vma, VmaFlags};
 use super::vma_map::STACK_GUARD_GAP;
 use super::{Mm, Remains, page_down, page_numbers};
 use crate::errno::Errno;
-use crate::platform::{Alignment, GVA_END, Gpa, PAGE_SIZE, Perms};
+use crate::platform::{GVA_END, Gpa, PAGE_SIZE, Perms};
 
 /// Pages of an object that a read fault maps around the address.
 const READ_AROUND: u64 = 128;
@@ -23,8 +23,6 @@ const WRITE_AROUND: u64 = 16;
 /// Pages copied at once when a private page is written for the first time, alone and in a sequence.
 const COPY_ALONE: u64 = 4;
 const COPY_SEQUENTIAL: u64 = 16;
-/// Pages allocated by a touch of anonymous memory with nothing around it.
-pub(super) const FIRST: u32 = 16;
 /// Pages of a 2 MiB entry.
 pub(super) const HUGE: u64 = 512;
 
@@ -246,64 +244,6 @@ impl Mm {
         }
     }
 
-    /// First touch of anonymous memory: a run that grows with sequential use, up to a huge page.
-    fn private_new(
-        &self,
-        vma: &Vma,
-        pages: &mut ExtentMap,
-        addr: u64,
-        perms: Perms,
-    ) -> Result<Piece, FaultOutcome> {
-        let page = addr / PAGE_SIZE;
-        let wanted = new_run(vma, pages, page);
-        let count = u32::try_from(wanted.end - wanted.start).unwrap_or(1);
-        let frames = allocate_run(self.arena, wanted.start, count).map_err(|_| FaultOutcome::OutOfMemory)?;
-        let start = if frames.count == count { wanted.start } else { page };
-        let run =
-            Run { page: start, first: frames.first, count: frames.count, ownership: Ownership::Exclusive };
-        pages.insert(run);
-        self.note_rss(pages);
-        self.enter(run, perms)?;
-        let fresh = Some(run).filter(|run| run.count > FIRST);
-        Ok(Piece { fresh, ..self.piece(&run, addr) })
-    }
-
-    /// Gives a new mapping of anonymous memory at `start` the pages that its first touch would, where they are few: the program is about to
-    /// use it, and a fault costs ten times as much. Best effort.
-    pub(super) fn map_ahead(&self, start: u64) {
-        let state = self.state.read();
-        let Some(vma) = state.vmas.find(start) else { return };
-        let Some(perms) = vma.prot.perms().filter(|perms| perms.contains(Perms::W)) else { return };
-        if !vma.is_private() || !matches!(vma.source, Source::Anonymous) {
-            return;
-        }
-        let first = start / PAGE_SIZE;
-        let mut pages = self.pages.lock();
-        let end = (first + u64::from(FIRST)).min(vma.end / PAGE_SIZE);
-        let end = pages.next_present(first).unwrap_or(u64::MAX).min(end);
-        let Some(count) = u32::try_from(end.saturating_sub(first)).ok().filter(|count| *count > 0) else {
-            return;
-        };
-        let Ok(frames) = self.arena.alloc(count, Alignment::Page) else { return };
-        let run = Run { page: first, first: frames.first, count, ownership: Ownership::Exclusive };
-        pages.insert(run);
-        self.note_rss(&pages);
-        // If there is no room for tables, the fault finds the pages.
-        let _ = self.space.map_ahead(start, self.arena.gpa(run.first), u64::from(count) * PAGE_SIZE, perms);
-    }
-
-    /// Lets the host back a run now: KVM then enters neighbouring translations together instead of one by one, at a fraction
-    /// of the cost. One touch backs a whole huge page. Called without locks; the guest may use the memory already.
-    fn back(&self, run: &Run) {
-        let step = if u64::from(run.count) == HUGE { HUGE } else { 1 };
-        let step = usize::try_from(step).unwrap_or(1);
-        for page in (0..run.count).step_by(step) {
-            let frame = run.frame(run.page + u64::from(page));
-            // Writes what is there: only the access counts. Cannot fail for a frame, and would not matter.
-            let _ = self.arena.atomic_fetch_update_u32(self.arena.gpa(frame), |word| word);
-        }
-    }
-
     /// First write to a private mapping of an object: copies the page, and a few more of a program.
     fn copy_from_object(&self, vma: &Vma, addr: u64, perms: Perms) -> Result<Piece, FaultOutcome> {
         let page = addr / PAGE_SIZE;
@@ -478,38 +418,4 @@ pub(super) fn block(vma: &Vma, page: u64, size: u64) -> Range<u64> {
     let start = page - page % size;
     let inside = page_numbers(&(vma.start..vma.end));
     start.max(inside.start)..(start + size).min(inside.end)
-}
-
-/// Which pages a first touch of anonymous memory at `page` allocates.
-///
-/// 64 KiB; as much again as lies populated next to it when the memory is walked through in either direction; the whole 2 MiB block
-/// once half of one has been walked through, or when the program asked for huge pages.
-fn new_run(vma: &Vma, pages: &ExtentMap, page: u64) -> Range<u64> {
-    let first = u64::from(FIRST);
-    let whole = block(vma, page, HUGE);
-    let modest = block(vma, page, first);
-    let plain = vma.flags.intersects(VmaFlags::NOHUGEPAGE | VmaFlags::RANDOM);
-    let inside = page_numbers(&(vma.start..vma.end));
-    // What lies populated directly below and above, as far as it matters.
-    let below = pages.present_to_end(modest.start.saturating_sub(HUGE).max(inside.start)..modest.start);
-    let above = pages.present_from_start(modest.end..(modest.end + HUGE).min(inside.end));
-    let room = |range: Range<u64>| {
-        // From `page`, as far as nothing is there.
-        let end = pages.next_present(page).unwrap_or(u64::MAX).min(range.end);
-        range.start.max(pages.hole_start(page))..end
-    };
-    let empty = room(whole.clone()) == whole && whole.end - whole.start == HUGE;
-    let asked = vma.flags.contains(VmaFlags::HUGEPAGE);
-    if plain {
-        return room(modest);
-    }
-    if empty && (asked || below.max(above) >= HUGE / 2) {
-        return whole;
-    }
-    let size = below.max(above).clamp(first, HUGE / 2);
-    if below >= above {
-        room(modest.start..(modest.start + size).min(whole.end))
-    } else {
-        room(modest.end.saturating_sub(size).max(whole.start)..modest.end)
-    }
 }

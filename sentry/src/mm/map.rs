@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bitflags::bitflags;
 use linux_raw_sys::general as linux;
 
+use super::anonymous::FIRST;
 use super::anonymous_object::AnonymousObject;
-use super::fault::FIRST;
 use super::lock::LockMode;
 use super::mappable::{Mappable, MappingIdentity, MappingSet, PrivateCopies};
 use super::vma::{ObjectMapping, Prot, Source, Vma, VmaFlags, is_data};

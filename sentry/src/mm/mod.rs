@@ -32,6 +32,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 mod advise;
+mod anonymous;
 mod anonymous_object;
 mod attach;
 mod barrier;

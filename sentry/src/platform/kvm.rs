@@ -138,6 +138,7 @@ impl Platform for KvmPlatform {
             ("times processors were scarce", calls.scarce),
             ("vCPUs created", vcpus.into()),
             ("page-table pages in use", tables.into()),
+            ("full flushes of translations", self.machine.flushes_begun()),
         ]
     }
 }
@@ -183,6 +184,10 @@ impl Space for KvmSpace {
 
     fn set_trampolines(&self, range: Range<u64>) {
         self.space.set_trampolines(range);
+    }
+
+    fn block_before(&self, gva: u64) -> Option<Gpa> {
+        self.space.block_before(gva)
     }
 
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)> {

@@ -91,6 +91,10 @@ pub trait Space: Any + Send + Sync {
     /// The trampolines of patched call sites are in this range. From now on [`GuestThread::run`] may return a spurious
     /// [`Exit::Interrupted`] there, and threads whose GS base is 0 can use the entry.
     fn set_trampolines(&self, _range: Range<u64>) {}
+    /// The 2 MiB of frames that were mapped around `gva` before, if mapping them again is cheaper than others.
+    fn block_before(&self, _gva: u64) -> Option<Gpa> {
+        None
+    }
     /// What the entry for an address says: the guest-physical address of that byte, and the rights.
     fn lookup(&self, gva: u64) -> Option<(Gpa, Perms)>;
 }
