@@ -175,6 +175,8 @@ pub(crate) struct Dispatch {
     ticks_per_microsecond: AtomicU64,
     /// When a call was last answered.
     last_answer: AtomicU64,
+    /// How many are being answered.
+    answering: AtomicU32,
     /// How many times longer the times are on this host.
     slowness: AtomicU64,
     counters: Counters,
@@ -211,6 +213,7 @@ impl Dispatch {
             pause: AtomicU64::new(FIRST_PAUSE),
             ticks_per_microsecond: AtomicU64::new(2000),
             last_answer: AtomicU64::new(0),
+            answering: AtomicU32::new(0),
             slowness: AtomicU64::new(1),
             counters: Counters::default(),
         }
@@ -340,10 +343,11 @@ impl Dispatch {
         self.wake_one();
     }
 
-    /// Whether the dispatchers that are awake do run, and answer others.
+    /// Whether the dispatchers that are awake do run, and answer others, or are at a call that takes long.
     fn is_busy(&self, now: u64) -> bool {
         let last = self.last_answer.load(Ordering::Relaxed);
-        self.awake.load(Ordering::Relaxed) > 0 && now.saturating_sub(last) < self.ticks(BUSY)
+        let recent = now.saturating_sub(last) < self.ticks(BUSY);
+        self.awake.load(Ordering::Relaxed) > 0 && (recent || self.answering.load(Ordering::Relaxed) > 0)
     }
 
     /// One dispatcher is not enough for all guests: wakes another if there is a processor for it.
@@ -499,7 +503,10 @@ impl Dispatch {
             return false;
         }
         let Some(answer) = answer.as_ref().and_then(Weak::upgrade) else { return false };
-        match answer.answer(&|| memory.claim()) {
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        let answered = answer.answer(&|| memory.claim());
+        self.answering.fetch_sub(1, Ordering::Relaxed);
+        match answered {
             None => return false,
             Some(Answered::Told) => {}
             Some(Answered::Done(result)) => memory.answer(result, slot::DONE),

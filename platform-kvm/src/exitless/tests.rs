@@ -43,6 +43,11 @@ fn a_call_left_lying_wakes_another_dispatcher_if_the_first_is_busy() {
     busy.last_answer.store(u64::MAX, Ordering::Relaxed);
     busy.exited(&mut History::default(), true, true);
     assert_eq!((busy.counters().wakes, busy.counters().scarce), (1, 0));
+    // So it is, too, at a call that takes long: nothing has been answered for a while.
+    let at_a_long_call = dispatch(8, 2, 1);
+    at_a_long_call.answering.store(1, Ordering::Relaxed);
+    at_a_long_call.exited(&mut History::default(), true, true);
+    assert_eq!((at_a_long_call.counters().wakes, at_a_long_call.counters().scarce), (1, 0));
     // No processor is left for it.
     let full = dispatch(2, 2, 1);
     full.last_answer.store(u64::MAX, Ordering::Relaxed);
