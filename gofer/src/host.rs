@@ -95,9 +95,17 @@ impl Host {
     /// and what `open(2)` says.
     pub fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
         match node.kind {
-            FileKind::Regular if rustix::fs::fstatfs(&node.fd)?.f_type == PROC_MAGIC => {
-                return Err(Errno::ACCESS);
-            }
+            FileKind::Regular if is_of_proc(&node.fd)? => Err(Errno::ACCESS),
+            _ => self.reopen_beside(node, flags),
+        }
+    }
+
+    /// [`Host::reopen`] of a file that is known to be on a file system other than a proc mount.
+    ///
+    /// # Errors
+    /// `ELOOP` for symbolic links, `ENXIO` for the rest; and what `open(2)` says.
+    pub fn reopen_beside(&self, node: &Node, flags: OFlags) -> Result<OwnedFd, Errno> {
+        match node.kind {
             FileKind::Regular | FileKind::Directory => {}
             FileKind::Symlink => return Err(Errno::LOOP),
             _ => return Err(Errno::NXIO),
@@ -143,6 +151,14 @@ impl Host {
     pub fn path_of(&self, fd: impl AsFd) -> String {
         format!("{}{}", self.prefix, fd.as_fd().as_raw_fd())
     }
+}
+
+/// Whether a descriptor's file is one of a proc mount.
+///
+/// # Errors
+/// What `fstatfs(2)` says.
+pub fn is_of_proc(fd: impl AsFd) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type == PROC_MAGIC)
 }
 
 /// Whether a walk may enter mounts below the root.

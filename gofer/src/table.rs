@@ -98,10 +98,11 @@ impl Table {
         self.free.is_empty() && self.slots.len() >= self.limit
     }
 
-    /// True when three quarters of the table are in use: what is not asked for should not fill it.
+    /// True when seven eighths of the table are in use: what is not asked for should not fill it. A client that keeps half of its ids for
+    /// names and a quarter for what it has not been asked for does not get that far.
     pub fn is_crowded(&self) -> bool {
         let used = self.slots.len().saturating_sub(self.free.len());
-        used >= self.limit.saturating_sub(self.limit / 4)
+        used >= self.limit.saturating_sub(self.limit / 8)
     }
 
     /// The object with this id.

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use caisson_proto::lisafs::reply::{Donated, MountFlags, StatFs, WalkEnd, Walked};
+use caisson_proto::lisafs::reply::{Donated, Listed, MountFlags, StatFs, WalkEnd, Walked};
 use caisson_proto::lisafs::request::*;
 use caisson_proto::lisafs::*;
 use rustix::io::Errno;
@@ -511,6 +511,72 @@ fn directories_list_whole_and_from_any_position() {
 }
 
 #[test]
+fn directories_open_and_list_at_once() {
+    tell(&Options::default(), |s| {
+        let root = s.client.root.fd;
+        fs::create_dir(s.served.join("empty")).unwrap();
+        fs::create_dir(s.served.join("many")).unwrap();
+        fs::write(s.served.join("file"), b"").unwrap();
+        std::os::unix::fs::symlink("many", s.served.join("link")).unwrap();
+        let mut names: Vec<String> = (0..500).map(|i| format!("file{i}")).collect();
+        names.iter().for_each(|name| fs::write(s.served.join("many").join(name), b"").unwrap());
+        names.sort();
+        for (dir, max, whole) in
+            [("empty", 1024, true), ("many", 1024, false), ("many", 14_000, false), ("many", 65_536, true)]
+        {
+            let fd = s.client.find(dir).fd;
+            let (payload, fds) = s.client.call(&Request::List { fd, max }).unwrap();
+            assert!(fds.is_empty());
+            let listed = Listed::parse(&payload).unwrap();
+            assert!(listed.entries.len() <= max as usize);
+            assert_eq!(listed.open.is_none(), whole, "{dir} {max}");
+            let mut seen: Vec<_> = reply::Entries::new(listed.entries).map(Result::unwrap).collect();
+            let mut rest = Vec::new();
+            while let Some(open) = listed.open {
+                let position = reply::Entries::new(&rest)
+                    .last()
+                    .map_or(seen.last().unwrap().next, |last| last.unwrap().next);
+                let (more, _) = s.client.call(&Request::ReadDir { fd: open, position, max }).unwrap();
+                if more.is_empty() {
+                    s.client.call(&Request::Close { fds: vec![open] }).unwrap();
+                    break;
+                }
+                rest.extend(more);
+            }
+            seen.extend(reply::Entries::new(&rest).map(Result::unwrap));
+            let mut seen: Vec<_> =
+                seen.iter().map(|e| String::from_utf8(e.name.as_bytes().to_vec()).unwrap()).collect();
+            seen.sort();
+            assert_eq!(seen, if dir == "empty" { Vec::new() } else { names.clone() }, "{dir} {max}");
+        }
+        for (other, errno) in [("file", Errno::NOTDIR), ("link", Errno::NOTDIR)] {
+            let fd = s.client.find(other).fd;
+            assert_eq!(s.client.fails(&Request::List { fd, max: 1024 }), errno, "{other}");
+        }
+        let open = s.client.keep(root, OpenFlags::READ).unwrap();
+        assert_eq!(s.client.fails(&Request::List { fd: open, max: 1024 }), Errno::BADF);
+        assert_eq!(
+            s.client.fails(&Request::List { fd: FdId::new(u64::MAX).unwrap(), max: 1024 }),
+            Errno::BADF
+        );
+    });
+}
+
+#[test]
+fn a_listing_needs_an_id_only_if_there_is_more() {
+    tell(&Options { objects: 2, ..Options::default() }, |s| {
+        let root = s.client.root.fd;
+        for i in 0..100 {
+            fs::write(s.served.join(format!("f{i}")), b"").unwrap();
+        }
+        let _other = s.client.find("f1");
+        assert_eq!(s.client.fails(&Request::List { fd: root, max: 1024 }), Errno::MFILE);
+        let (payload, _) = s.client.call(&Request::List { fd: root, max: 65_536 }).unwrap();
+        assert_eq!(reply::Entries::new(Listed::parse(&payload).unwrap().entries).count(), 100);
+    });
+}
+
+#[test]
 fn directories_list_with_their_files() {
     tell(&Options::default(), |s| {
         for i in 0..150 {
@@ -520,9 +586,11 @@ fn directories_list_with_their_files() {
         std::os::unix::fs::symlink("f1", s.served.join("link")).unwrap();
         let root = s.client.root.fd;
         for flags in [PlusFlags::empty(), PlusFlags::READ, PlusFlags::WITNESS, PlusFlags::all()] {
-            let dir = s.client.keep(root, OpenFlags::READ).unwrap();
+            let open = s.client.keep(root, OpenFlags::READ).unwrap();
             let (mut position, mut seen, mut ids) = (0, Vec::new(), Vec::new());
             loop {
+                // Open or not: the positions are the same.
+                let dir = if position % 2 == 0 { open } else { root };
                 let request = Request::ReadDirPlus { fd: dir, position, count: PLUS_MAX, flags };
                 let (payload, fds) = s.client.call(&request).unwrap();
                 let (mut fds, mut count) = (fds.into_iter(), 0);
@@ -565,9 +633,9 @@ fn directories_list_with_their_files() {
             seen.dedup();
             assert_eq!(seen.len(), 152);
             // A plain listing goes on from there as well.
-            let (plain, _) = s.client.call(&Request::ReadDir { fd: dir, position: 0, max: 65536 }).unwrap();
+            let (plain, _) = s.client.call(&Request::ReadDir { fd: open, position: 0, max: 65536 }).unwrap();
             assert_eq!(caisson_proto::lisafs::reply::Entries::new(&plain).count(), 152);
-            ids.push(dir);
+            ids.push(open);
             s.client.call(&Request::Close { fds: ids }).unwrap();
         }
         let file = s.client.find("f1").fd;
@@ -587,7 +655,7 @@ fn what_is_listed_ahead_leaves_room_for_what_is_asked_for() {
         let (payload, _) = s.client.call(&request).unwrap();
         let files = caisson_proto::lisafs::reply::Listing::new(&payload)
             .filter(|entry| entry.as_ref().unwrap().file.is_some());
-        assert_eq!(files.count(), 28);
+        assert_eq!(files.count(), 33);
         s.client.find("f7");
     });
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use caisson_proto::lisafs::reply::{Donated, PlusEntry, PlusFile};
 use caisson_proto::lisafs::request::PlusFlags;
 use caisson_proto::lisafs::{Device, FdId, FileKind, LinkTarget, MAX_DATA, Name, TARGET_MAX};
+use parking_lot::Mutex;
 use rustix::fs::{OFlags, RawDir, SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::{open, walk};
 use crate::attr;
+use crate::host;
 use crate::session::Session;
 use crate::table::{Node, Object, OpenDir};
 use crate::transport::Reply;
@@ -29,12 +31,12 @@ pub(super) fn read_dir_plus(
     flags: PlusFlags,
     reply: &mut Reply,
 ) -> Result<(), Errno> {
-    let dir = s.dir(fd)?;
+    let dir = directory(s, fd)?;
     if flags.contains(PlusFlags::WITNESS) && !open::is_local(&dir.fd)? {
         return Err(Errno::OPNOTSUPP);
     }
     // Mounts below may be of other file systems.
-    let device = attr::read(&dir.fd)?.dev;
+    let around = Around { flags, device: attr::read(&dir.fd)?.dev, of_proc: host::is_of_proc(&dir.fd)? };
     let mut at = dir.position.lock();
     if *at != position {
         seek(&dir.fd, SeekFrom::Start(position))?;
@@ -51,7 +53,7 @@ pub(super) fn read_dir_plus(
         };
         let Ok(name) = Name::new(entry.file_name().to_bytes()) else { continue };
         let next = entry.next_entry_cookie();
-        let found = find(s, &dir, name, flags, device).ok();
+        let found = find(s, &dir, name, &around).ok();
         let target = found.as_ref().map(|found| found.target.clone()).unwrap_or_default();
         let file = found.map(|found| {
             let donated = match found.donated {
@@ -68,6 +70,27 @@ pub(super) fn read_dir_plus(
     Ok(())
 }
 
+/// An open directory, or one from a walk, opened for this time.
+fn directory(s: &Session, fd: FdId) -> Result<Arc<OpenDir>, Errno> {
+    match s.object(fd)? {
+        Object::Dir(dir) => Ok(dir),
+        Object::Node(node) if node.kind == FileKind::Directory => {
+            let fd = s.host.reopen(&node, OFlags::RDONLY)?;
+            Ok(Arc::new(OpenDir { fd, position: Mutex::new(0) }))
+        }
+        _ => Err(Errno::BADF),
+    }
+}
+
+/// What holds for all files of a listing.
+struct Around {
+    flags: PlusFlags,
+    /// The directory's file system.
+    device: Device,
+    /// It is a proc mount.
+    of_proc: bool,
+}
+
 struct Found {
     fd: FdId,
     attr: caisson_proto::lisafs::Attr,
@@ -76,13 +99,8 @@ struct Found {
     readable: bool,
 }
 
-fn find(
-    s: &Session,
-    dir: &OpenDir,
-    name: Name<'_>,
-    flags: PlusFlags,
-    device: Device,
-) -> Result<Found, Errno> {
+fn find(s: &Session, dir: &OpenDir, name: Name<'_>, around: &Around) -> Result<Found, Errno> {
+    let flags = around.flags;
     if s.table.lock().is_crowded() {
         return Err(Errno::MFILE);
     }
@@ -96,8 +114,14 @@ fn find(
     };
     let readable = flags.contains(PlusFlags::READ) && node.kind == FileKind::Regular;
     let donated = if readable {
-        Some(s.host.reopen(&node, OFlags::RDONLY)?)
-    } else if flags.contains(PlusFlags::WITNESS) && open::tells(node.kind) && attr.dev == device {
+        // One device number, one file system.
+        let known = attr.dev == around.device && !around.of_proc;
+        Some(if known {
+            s.host.reopen_beside(&node, OFlags::RDONLY)
+        } else {
+            s.host.reopen(&node, OFlags::RDONLY)
+        }?)
+    } else if flags.contains(PlusFlags::WITNESS) && open::tells(node.kind) && attr.dev == around.device {
         Some(rustix::io::fcntl_dupfd_cloexec(&node.fd, 0)?)
     } else {
         None

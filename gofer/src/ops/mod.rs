@@ -73,6 +73,7 @@ fn act(s: &Arc<Session>, request: &Request<'_>, reply: &mut Reply) -> Result<(),
             namespace::rename(s, (*old_dir, *old_name), (*new_dir, *new_name), *flags)
         }
         Request::ReadDir { fd, position, max } => data::read_dir(s, *fd, *position, *max, reply),
+        Request::List { fd, max } => data::list(s, *fd, *max, reply),
         Request::ReadDirPlus { fd, position, count, flags } => {
             listing::read_dir_plus(s, *fd, (*position, *count), *flags, reply)
         }
@@ -114,6 +115,7 @@ fn changes(request: &Request<'_>) -> bool {
         | Request::Stat { .. }
         | Request::ReadDir { .. }
         | Request::ReadDirPlus { .. }
+        | Request::List { .. }
         | Request::ReadLink { .. }
         | Request::GetXattr { .. }
         | Request::ListXattr { .. }

@@ -181,4 +181,6 @@ messages! {
     Witness = 33,
     /// Reads directory entries with what walks to them would give.
     ReadDirPlus = 34,
+    /// Opens a directory and reads its first entries, or all.
+    List = 35,
 }

@@ -33,7 +33,7 @@ pub use request::Request;
 use thiserror::Error;
 
 /// The protocol's version. A server refuses a client that speaks another (`EPROTONOSUPPORT`).
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Largest packet in bytes, header included: an xattr of the largest size (64 KiB) with its name fits.
 pub const MAX_MESSAGE: usize = 72 * 1024;
 /// Largest payload in bytes.

@@ -338,6 +338,34 @@ fn read_entry<'a>(reader: &mut Reader<'a>) -> Result<Entry<'a>, WireError> {
     Ok(Entry { ino, next, kind, name: Name::new(reader.string()?)? })
 }
 
+/// The reply to [`super::Request::List`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// The open directory's id; `None` when these entries are all.
+    pub open: Option<FdId>,
+    /// The first entries, for [`Entries`].
+    pub entries: &'a [u8],
+}
+
+impl<'a> Listed<'a> {
+    /// Reads the payload. The entries are checked when they are looked at.
+    ///
+    /// # Errors
+    /// [`WireError`] when the bytes are not such a reply.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(payload);
+        Ok(Self { open: reader.optional_id()?, entries: reader.rest() })
+    }
+
+    /// The bytes in front of the entries.
+    pub const fn head(open: Option<FdId>) -> [u8; 8] {
+        match open {
+            Some(open) => open.get().to_le_bytes(),
+            None => [0; 8],
+        }
+    }
+}
+
 /// The descriptor that comes with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Donated {

@@ -66,6 +66,7 @@ fn every_request() -> Vec<Request<'static>> {
             count: PLUS_MAX,
             flags: PlusFlags::READ | PlusFlags::WITNESS,
         },
+        Request::List { fd, max: 1024 },
         Request::ReadLink { fd },
         Request::GetXattr { fd, name: xattr },
         Request::SetXattr { fd, name: xattr, value: b"value", flags: XattrFlags::CREATE },
@@ -147,6 +148,7 @@ fn arbitrary_bytes_never_panic() {
         let _ = reply::StatFs::parse(cut);
         let _ = reply::Entries::new(cut).count();
         let _ = reply::Listing::new(cut).count();
+        let _ = reply::Listed::parse(cut);
     }
 }
 
@@ -179,6 +181,13 @@ fn fields_out_of_range_are_refused() {
     assert_eq!(parse(&open, 8, &[0xff; 4]), Err(WireError::Field), "unknown flags");
     assert_eq!(parse(&open, 8, &[32, 0, 0, 0]), Err(WireError::Field), "no access mode");
     assert_eq!(parse(&open, 8, &[5 | 32, 0, 0, 0]), Err(WireError::Field), "truncate without write");
+    for request in [Request::List { fd, max: 1024 }, Request::ReadDir { fd, position: 0, max: 1024 }] {
+        let at = if matches!(request, Request::List { .. }) { 8 } else { 16 };
+        for size in [0, 1023, MAX_DATA as u32 + 1, u32::MAX] {
+            assert_eq!(parse(&request, at, &size.to_le_bytes()), Err(WireError::Field), "{request:?} {size}");
+        }
+        assert_eq!(parse(&request, at, &(MAX_DATA as u32).to_le_bytes()), Ok(()));
+    }
     let set = Request::SetAttr { fd, set: SetAttr { uid: Some(1), ..SetAttr::default() } };
     assert_eq!(parse(&set, 16, &[0xff; 4]), Err(WireError::Field), "uid -1");
 }
@@ -232,6 +241,13 @@ fn replies_come_back_as_they_went() {
     let entry = reply::Entry { ino: 1, next: 2, kind: Some(FileKind::Directory), name: name(b"sub") };
     entry.encode(&mut out);
     reply::Entry { kind: None, ..entry }.encode(&mut out);
+    for open in [None, Some(id(77))] {
+        let mut listed = reply::Listed::head(open).to_vec();
+        assert_eq!(reply::Listed::parse(&listed), Ok(reply::Listed { open, entries: &[] }));
+        assert_eq!(reply::Listed::parse(&listed[..7]), Err(WireError::Truncated));
+        listed.extend_from_slice(&out);
+        assert_eq!(reply::Listed::parse(&listed), Ok(reply::Listed { open, entries: &out }));
+    }
     let plus = reply::PlusEntry {
         next: 7,
         name: name(b"sub"),

@@ -245,10 +245,19 @@ pub enum Request<'a> {
         /// Most bytes of entries, 1 KiB to [`super::MAX_DATA`].
         max: u32,
     },
+    /// → [`super::reply::Listed`]. What [`Request::Open`] and a [`Request::ReadDir`] at its start give, in one; of a directory that is read to
+    /// its end thereby nothing is kept open. `ENOTDIR` for anything but a directory.
+    List {
+        /// A directory: an id from a walk.
+        fd: FdId,
+        /// Most bytes of entries, 1 KiB to [`super::MAX_DATA`].
+        max: u32,
+    },
     /// → [`super::reply::Listing`], with a descriptor for each entry that says so; no entries mean the end. `EOPNOTSUPP` where
     /// witnesses are asked for and the file system has none.
     ReadDirPlus {
-        /// An open directory.
+        /// A directory, open or from a walk. The latter is opened for this request alone: its entries may be skipped or come twice where the
+        /// file system does not find a position again.
         fd: FdId,
         /// Where to read: 0 or an entry's `next`.
         position: u64,
@@ -417,6 +426,7 @@ impl Request<'_> {
             Self::Rename { .. } => MessageId::Rename,
             Self::ReadDir { .. } => MessageId::ReadDir,
             Self::ReadDirPlus { .. } => MessageId::ReadDirPlus,
+            Self::List { .. } => MessageId::List,
             Self::ReadLink { .. } => MessageId::ReadLink,
             Self::GetXattr { .. } => MessageId::GetXattr,
             Self::SetXattr { .. } => MessageId::SetXattr,

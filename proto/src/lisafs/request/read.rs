@@ -69,6 +69,15 @@ fn read_offset(reader: &mut Reader<'_>) -> Result<u64, WireError> {
     if offset > i64::MAX as u64 { Err(WireError::Field) } else { Ok(offset) }
 }
 
+fn read_listing_size(reader: &mut Reader<'_>) -> Result<u32, WireError> {
+    let max = reader.u32()?;
+    if (1024..=MAX_DATA).contains(&usize::try_from(max).unwrap_or(usize::MAX)) {
+        Ok(max)
+    } else {
+        Err(WireError::Field)
+    }
+}
+
 fn read_open_flags(reader: &mut Reader<'_>) -> Result<OpenFlags, WireError> {
     let flags: OpenFlags = read_flags(reader)?;
     let access = flags.intersects(OpenFlags::READ | OpenFlags::WRITE);
@@ -110,19 +119,8 @@ impl<'a> Request<'a> {
             | MessageId::Link
             | MessageId::Unlink
             | MessageId::Rename => return Self::read_directory_change(message, r),
-            MessageId::ReadDir => {
-                let (fd, position, max) = (r.id()?, r.u64()?, r.u32()?);
-                if !(1024..=MAX_DATA).contains(&usize::try_from(max).unwrap_or(usize::MAX)) {
-                    return Err(WireError::Field);
-                }
-                Self::ReadDir { fd, position, max }
-            }
-            MessageId::ReadDirPlus => {
-                let (fd, position, count) = (r.id()?, r.u64()?, r.u32()?);
-                if count == 0 || count > PLUS_MAX {
-                    return Err(WireError::Field);
-                }
-                Self::ReadDirPlus { fd, position, count, flags: read_flags(r)? }
+            MessageId::ReadDir | MessageId::List | MessageId::ReadDirPlus => {
+                return Self::read_listing(message, r);
             }
             MessageId::ReadLink => Self::ReadLink { fd: r.id()? },
             MessageId::GetXattr => Self::GetXattr { fd: r.id()?, name: read_xattr(r)? },
@@ -133,13 +131,8 @@ impl<'a> Request<'a> {
             MessageId::ListXattr => Self::ListXattr { fd: r.id()? },
             MessageId::RemoveXattr => Self::RemoveXattr { fd: r.id()?, name: read_xattr(r)? },
             MessageId::Fsync => Self::Fsync { fds: read_ids(r)? },
-            MessageId::Fallocate => {
-                let (fd, mode) = (r.id()?, read_flags(r)?);
-                let (offset, length) = (read_offset(r)?, read_offset(r)?);
-                if length == 0 {
-                    return Err(WireError::Field);
-                }
-                Self::Fallocate { fd, mode, offset, length }
+            MessageId::Fallocate | MessageId::Read | MessageId::Write => {
+                return Self::read_data_access(message, r);
             }
             MessageId::Flush => Self::Flush { fd: r.id()? },
             MessageId::Witness => Self::Witness { fd: r.id()? },
@@ -152,15 +145,46 @@ impl<'a> Request<'a> {
             }
             MessageId::Listen => Self::Listen { fd: r.id()?, backlog: r.u32()? },
             MessageId::Accept => Self::Accept { fd: r.id()? },
+            MessageId::Close => Self::Close { fds: read_ids(r)? },
+        })
+    }
+
+    fn read_listing(message: MessageId, r: &mut Reader<'a>) -> Result<Self, WireError> {
+        let fd = r.id()?;
+        Ok(match message {
+            MessageId::ReadDir => Self::ReadDir { fd, position: r.u64()?, max: read_listing_size(r)? },
+            MessageId::List => Self::List { fd, max: read_listing_size(r)? },
+            MessageId::ReadDirPlus => {
+                let (position, count) = (r.u64()?, r.u32()?);
+                if count == 0 || count > PLUS_MAX {
+                    return Err(WireError::Field);
+                }
+                Self::ReadDirPlus { fd, position, count, flags: read_flags(r)? }
+            }
+            _ => return Err(WireError::UnknownMessage),
+        })
+    }
+
+    fn read_data_access(message: MessageId, r: &mut Reader<'a>) -> Result<Self, WireError> {
+        let fd = r.id()?;
+        Ok(match message {
+            MessageId::Fallocate => {
+                let mode = read_flags(r)?;
+                let (offset, length) = (read_offset(r)?, read_offset(r)?);
+                if length == 0 {
+                    return Err(WireError::Field);
+                }
+                Self::Fallocate { fd, mode, offset, length }
+            }
             MessageId::Read => {
-                let (fd, offset, length) = (r.id()?, read_offset(r)?, r.u32()?);
+                let (offset, length) = (read_offset(r)?, r.u32()?);
                 if usize::try_from(length).map_or(true, |length| length > MAX_DATA) {
                     return Err(WireError::Field);
                 }
                 Self::Read { fd, offset, length }
             }
-            MessageId::Write => Self::Write { fd: r.id()?, offset: read_offset(r)?, data: read_data(r)? },
-            MessageId::Close => Self::Close { fds: read_ids(r)? },
+            MessageId::Write => Self::Write { fd, offset: read_offset(r)?, data: read_data(r)? },
+            _ => return Err(WireError::UnknownMessage),
         })
     }
 

@@ -46,12 +46,7 @@ impl Request<'_> {
             Self::Open { fd, flags } => {
                 w.id(*fd).u32(flags.bits());
             }
-            Self::ReadDir { fd, position, max } => {
-                w.id(*fd).u64(*position).u32(*max);
-            }
-            Self::ReadDirPlus { fd, position, count, flags } => {
-                w.id(*fd).u64(*position).u32(*count).u32(flags.bits());
-            }
+            Self::ReadDir { .. } | Self::List { .. } | Self::ReadDirPlus { .. } => self.encode_listing(w),
             Self::GetXattr { fd, name } | Self::RemoveXattr { fd, name } => {
                 w.id(*fd).string(name.as_bytes());
             }
@@ -59,21 +54,13 @@ impl Request<'_> {
                 w.id(*fd).u32(flags.bits()).string(name.as_bytes()).bytes(value);
             }
             Self::Fsync { fds } | Self::Close { fds } => write_ids(w, fds),
-            Self::Fallocate { fd, mode, offset, length } => {
-                w.id(*fd).u32(mode.bits()).u64(*offset).u64(*length);
-            }
             Self::Connect { fd, kind } => {
                 w.id(*fd).u32(kind.number());
             }
             Self::Listen { fd, backlog } => {
                 w.id(*fd).u32(*backlog);
             }
-            Self::Read { fd, offset, length } => {
-                w.id(*fd).u64(*offset).u32(*length);
-            }
-            Self::Write { fd, offset, data } => {
-                w.id(*fd).u64(*offset).bytes(data);
-            }
+            Self::Fallocate { .. } | Self::Read { .. } | Self::Write { .. } => self.encode_data_access(w),
             Self::Create { .. }
             | Self::CreateUnnamed { .. }
             | Self::Mkdir { .. }
@@ -83,6 +70,36 @@ impl Request<'_> {
             | Self::Unlink { .. }
             | Self::Rename { .. }
             | Self::Bind { .. } => self.encode_directory_change(w),
+        }
+    }
+
+    fn encode_listing(&self, w: &mut Writer<'_>) {
+        match self {
+            Self::ReadDir { fd, position, max } => {
+                w.id(*fd).u64(*position).u32(*max);
+            }
+            Self::List { fd, max } => {
+                w.id(*fd).u32(*max);
+            }
+            Self::ReadDirPlus { fd, position, count, flags } => {
+                w.id(*fd).u64(*position).u32(*count).u32(flags.bits());
+            }
+            _ => {}
+        }
+    }
+
+    fn encode_data_access(&self, w: &mut Writer<'_>) {
+        match self {
+            Self::Fallocate { fd, mode, offset, length } => {
+                w.id(*fd).u32(mode.bits()).u64(*offset).u64(*length);
+            }
+            Self::Read { fd, offset, length } => {
+                w.id(*fd).u64(*offset).u32(*length);
+            }
+            Self::Write { fd, offset, data } => {
+                w.id(*fd).u64(*offset).bytes(data);
+            }
+            _ => {}
         }
     }
 

@@ -8,13 +8,14 @@
 //!
 //! Where files that were looked up this way are then opened, the next ones come with descriptors for reading.
 //!
-//! What waits is bounded: [`WAITING`] files of a directory, [`DIRECTORIES`] directories of a mount.
+//! What waits is bounded: [`WAITING`] files of a directory, [`DIRECTORIES`] directories of a mount, and a quarter of the ids that the gofer has for it.
+//! Directories of which no file was taken for longest lose theirs first.
 //!
-//! Lock order: a directory's state is held while none of the gofer's answers is waited for; below it only leaves.
+//! Lock order: the list of directories, a directory's state; neither is held while one of the gofer's answers is waited for; below them only leaves.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,9 @@ use super::{Epoch, GoferFs};
 /// Most files of a directory that wait.
 const WAITING: usize = 192;
 /// Most directories of a mount of which files wait.
-const DIRECTORIES: usize = 16;
+const DIRECTORIES: usize = 64;
+/// Most files of a mount that wait, where the gofer has ids enough.
+const WAITING_IN_ALL: u64 = 4096;
 /// Questions that follow each other within this time belong together.
 const SUCCESSION: Duration = Duration::from_millis(20);
 /// So many of them are worth a look ahead, in a directory that nobody has listed.
@@ -68,7 +71,6 @@ struct State {
     asked: u32,
     last_asked: Option<Instant>,
     listed: Option<Instant>,
-    open: Option<FdId>,
     position: u64,
     /// The gofer is being asked.
     under_way: bool,
@@ -77,14 +79,38 @@ struct State {
     waiting: HashMap<Vec<u8>, Prepared>,
     came: u32,
     taken: u32,
+    /// When one was last taken, by the count of all that were.
+    used: u64,
 }
 
 impl State {
     /// Forgets what was known; the ids are to be closed.
-    fn reset(&mut self, version: u64) -> Vec<FdId> {
-        let listed = self.listed;
-        let old = std::mem::replace(self, State { version, listed, ..State::default() });
-        old.waiting.into_values().map(|prepared| prepared.found.fd).chain(old.open).collect()
+    fn reset(&mut self, lookout: &Lookout, version: u64) -> Vec<FdId> {
+        let waiting = self.clear(lookout);
+        *self = State { version, listed: self.listed, ..State::default() };
+        waiting
+    }
+
+    /// Nothing waits any more; the ids are to be closed.
+    fn clear(&mut self, lookout: &Lookout) -> Vec<FdId> {
+        lookout.waiting.fetch_sub(self.waiting.len(), Ordering::Relaxed);
+        self.waiting.drain().map(|(_, prepared)| prepared.found.fd).collect()
+    }
+
+    fn add(&mut self, lookout: &Lookout, name: Vec<u8>, prepared: Prepared) -> Option<FdId> {
+        let old = self.waiting.insert(name, prepared);
+        if old.is_none() {
+            lookout.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        old.map(|old| old.found.fd)
+    }
+
+    fn take(&mut self, lookout: &Lookout, name: &[u8]) -> Option<Prepared> {
+        let prepared = self.waiting.remove(name)?;
+        lookout.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.taken = self.taken.saturating_add(1);
+        self.used = lookout.taken.fetch_add(1, Ordering::Relaxed);
+        Some(prepared)
     }
 
     /// A file was asked for that is not here. Whether to look ahead, and from where.
@@ -103,13 +129,30 @@ impl State {
 }
 
 /// The directories of a mount of which files wait, and whether it is worth donating them.
-#[derive(Default)]
 pub(super) struct Lookout {
-    directories: Mutex<VecDeque<Weak<GoferInode>>>,
+    directories: Mutex<Vec<Weak<GoferInode>>>,
+    /// How many files were taken so far.
+    taken: AtomicU64,
+    /// How many files wait in all.
+    waiting: AtomicUsize,
+    /// How many may.
+    most: usize,
     appetite: AtomicU32,
 }
 
 impl Lookout {
+    /// For a mount of which the gofer holds at most `objects`.
+    pub(super) fn new(objects: u64) -> Lookout {
+        let most = usize::try_from((objects / 4).min(WAITING_IN_ALL)).unwrap_or(0);
+        Lookout {
+            directories: Mutex::default(),
+            taken: AtomicU64::new(1),
+            waiting: AtomicUsize::new(0),
+            most,
+            appetite: AtomicU32::new(0),
+        }
+    }
+
     /// A file that was looked up ahead has been opened.
     pub(super) fn opened(&self) {
         let more = |appetite: u32| (appetite < APPETITE_MAX).then_some(appetite.saturating_add(1));
@@ -122,11 +165,43 @@ impl Lookout {
         let _ = self.appetite.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    fn add(&self, directory: Weak<GoferInode>) -> Option<Arc<GoferInode>> {
-        let mut directories = self.directories.lock();
-        directories.push_back(directory);
-        let oldest = if directories.len() > DIRECTORIES { directories.pop_front() } else { None };
-        oldest.and_then(|oldest| oldest.upgrade())
+    /// How many files wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Files of one more directory wait.
+    fn add(&self, fs: &GoferFs, directory: Weak<GoferInode>) {
+        self.directories.lock().push(directory);
+        self.keep_within_bounds(fs);
+    }
+
+    /// Forgets what waits in the directories of which none was taken for longest, until all bounds are kept.
+    fn keep_within_bounds(&self, fs: &GoferFs) {
+        // Dropped when no lock is held.
+        let mut looked_at = Vec::new();
+        loop {
+            let oldest = {
+                let mut directories = self.directories.lock();
+                let few = self.waiting.load(Ordering::Relaxed) <= self.most;
+                if few && directories.len() <= DIRECTORIES {
+                    return;
+                }
+                directories.retain(|directory| directory.strong_count() > 0);
+                let all = directories.iter().enumerate().filter_map(|(at, directory)| {
+                    let directory = directory.upgrade()?;
+                    let used = directory.ahead().0.lock().used;
+                    looked_at.push(directory);
+                    Some((used, at))
+                });
+                let Some((_, at)) = all.min() else { return };
+                directories.swap_remove(at).upgrade()
+            };
+            if let Some(oldest) = oldest {
+                oldest.forget_ahead(fs);
+            }
+        }
     }
 }
 
@@ -146,11 +221,9 @@ impl GoferInode {
         let version = self.version(fs)?;
         let (stale, prepared, look) = {
             let mut state = self.ahead().0.lock();
-            let stale = if state.version == version { Vec::new() } else { state.reset(version) };
-            let prepared = state.waiting.remove(name);
-            if prepared.is_some() {
-                state.taken = state.taken.saturating_add(1);
-            }
+            let stale =
+                if state.version == version { Vec::new() } else { state.reset(fs.lookout(), version) };
+            let prepared = state.take(fs.lookout(), name);
             let look = prepared.is_none() && state.miss();
             state.under_way |= look;
             (stale, prepared, look)
@@ -160,9 +233,7 @@ impl GoferInode {
             None if look => {
                 self.look_ahead(fs, version);
                 let mut state = self.ahead().0.lock();
-                let prepared = if state.version == version { state.waiting.remove(name) } else { None };
-                state.taken = state.taken.saturating_add(u32::from(prepared.is_some()));
-                prepared
+                if state.version == version { state.take(fs.lookout(), name) } else { None }
             }
             prepared => prepared,
         };
@@ -171,55 +242,44 @@ impl GoferInode {
 
     /// Asks for the next files. The state says that this is under way.
     fn look_ahead(&self, fs: &GoferFs, version: u64) {
-        let (open, position) = {
-            let state = self.ahead().0.lock();
-            (state.open, state.position)
-        };
+        let position = self.ahead().0.lock().position;
         let asked = fs.epoch();
-        let answer = match open {
-            Some(open) => Ok(open),
-            None => fs.client().open_dir(self.fd()),
-        }
-        .map(|open| (open, fs.client().read_dir_plus(open, position, fs.lookout().wants(fs))));
+        let answer = fs.client().read_dir_plus(self.fd(), position, fs.lookout().wants(fs));
         let mut close = Vec::new();
         {
             let mut state = self.ahead().0.lock();
             state.under_way = false;
-            let Ok((opened, listing)) = answer else {
-                state.done = true;
-                return;
-            };
-            let (files, next) = listing.unwrap_or_default();
+            let (files, next) = answer.unwrap_or_default();
             if state.version != version {
                 // The directory has changed meanwhile.
                 close.extend(files.into_iter().map(|(_, found, _)| found.fd));
-                close.push(opened);
             } else {
-                state.open = Some(opened);
                 if state.waiting.len() >= WAITING {
-                    close.extend(state.waiting.drain().map(|(_, prepared)| prepared.found.fd));
+                    close.extend(state.clear(fs.lookout()));
                 }
                 state.came = state.came.saturating_add(u32::try_from(files.len()).unwrap_or(u32::MAX));
                 match next {
                     Some(next) if !files.is_empty() => state.position = next,
                     _ => state.done = true,
                 }
+                // The directory is in use even before the first is taken.
+                state.used = fs.lookout().taken.load(Ordering::Relaxed);
                 for (name, found, donated) in files {
-                    state.waiting.insert(name, Prepared { found, donated, asked });
+                    close.extend(state.add(fs.lookout(), name, Prepared { found, donated, asked }));
                 }
             }
         }
         close.into_iter().for_each(|fd| fs.close_later(fd));
-        if position == 0
-            && let Some(oldest) = fs.lookout().add(self.weak())
-        {
-            oldest.forget_ahead(fs);
+        if position == 0 {
+            fs.lookout().add(fs, self.weak());
+        } else {
+            fs.lookout().keep_within_bounds(fs);
         }
     }
 
     /// Nothing is kept ahead any more.
     pub(super) fn forget_ahead(&self, fs: &GoferFs) {
-        let close = self.ahead().0.lock().reset(0);
+        let close = self.ahead().0.lock().reset(fs.lookout(), 0);
         close.into_iter().for_each(|fd| fs.close_later(fd));
     }
 }

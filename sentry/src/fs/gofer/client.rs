@@ -131,7 +131,15 @@ impl Client {
         self.connection.call(&request, |reply| Ok(reply.payload.to_vec()))
     }
 
-    /// Entries of an open directory with their files.
+    /// The first entries of a directory as bytes of [`reply::Entries`], and the id to read more with; `None` if these are all.
+    pub(crate) fn list(&self, fd: FdId, max: u32) -> SysResult<(Vec<u8>, Option<FdId>)> {
+        self.connection.call(&Request::List { fd, max }, |reply| {
+            let listed = reply::Listed::parse(reply.payload)?;
+            Ok((listed.entries.to_vec(), listed.open))
+        })
+    }
+
+    /// Entries of a directory, open or not, with their files.
     pub(super) fn read_dir_plus(&self, fd: FdId, position: u64, flags: PlusFlags) -> SysResult<Listed> {
         let request = Request::ReadDirPlus { fd, position, count: ahead::RUN, flags };
         self.connection

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::time::{Duration, Instant};
 
-use super::tests::{Served, serve_dir};
+use super::tests::{Served, serve_dir, serve_dir_with};
 use super::*;
 use crate::vfs::{Attr, Caller, SetAttr, VfsPath, WalkFlags};
 
@@ -247,6 +247,67 @@ fn who_looks_at_many_files_gets_the_rest_at_once() {
         }
         assert_eq!(served.stat("d/none").err(), Some(Errno::EIO));
     }
+}
+
+/// The gofer has ids for few of the files: names that were looked up long ago give theirs to what comes ahead.
+#[test]
+fn files_come_ahead_however_many_were_looked_at_before() {
+    for sharing in [Sharing::Shared, Sharing::Exclusive] {
+        let mut served = serve_dir_with(sharing, 800);
+        for dir in 0..25 {
+            fs::create_dir(served.host(&format!("d{dir}"))).unwrap();
+            for i in 0..60 {
+                fs::write(served.host(&format!("d{dir}/f{i}")), b"data").unwrap();
+            }
+        }
+        settle();
+        for dir in 0..24 {
+            for i in 0..60 {
+                assert_eq!(served.stat(&format!("d{dir}/f{i}")).unwrap().size, 4);
+            }
+        }
+        for i in 0..15 {
+            assert_eq!(served.stat(&format!("d24/f{i}")).unwrap().size, 4);
+        }
+        served.cut();
+        for i in 15..60 {
+            assert_eq!(served.stat(&format!("d24/f{i}")).unwrap().size, 4, "{sharing:?} {i}");
+        }
+    }
+}
+
+/// Directories that are gone through at the same time do not take each other's files, as far as there are ids.
+#[test]
+fn what_waits_is_bounded_and_what_is_used_stays() {
+    let served = serve_dir_with(Sharing::Exclusive, 800);
+    for dir in 0..40 {
+        fs::create_dir(served.host(&format!("d{dir}"))).unwrap();
+        for i in 0..30 {
+            fs::write(served.host(&format!("d{dir}/f{i}")), b"data").unwrap();
+        }
+    }
+    for dir in 0..40 {
+        for i in 0..20 {
+            served.stat(&format!("d{dir}/f{i}")).unwrap();
+            assert!(served.fs.lookout().waiting() <= 800 / 4);
+        }
+        if dir > 0 {
+            // Used all the time: it keeps its own.
+            let before = served.fs.lookout().waiting();
+            if dir < 10 {
+                served.stat(&format!("d0/f{}", 19 + dir)).unwrap();
+                assert_eq!(served.fs.lookout().waiting(), before - 1, "d0 after d{dir}");
+            }
+        }
+    }
+    for dir in 0..40 {
+        let path = Caller::kernel(served.path.clone());
+        let dir = path.lookup(&served.path, format!("d{dir}").as_bytes(), WalkFlags::FOLLOW).unwrap();
+        dir.inode().downcast::<GoferInode>().unwrap().forget_ahead(&served.fs);
+    }
+    // Directories wait in the root, too.
+    served.fs.root().unwrap().downcast::<GoferInode>().unwrap().forget_ahead(&served.fs);
+    assert_eq!(served.fs.lookout().waiting(), 0);
 }
 
 #[test]

@@ -23,15 +23,17 @@ pub(super) struct OpenDirectory {
     reading: Mutex<Reading>,
 }
 
-/// Entries that the gofer has sent and nobody has taken yet.
+/// Entries that the gofer has sent, and which of them nobody has taken yet.
 #[derive(Default)]
 struct Reading {
     open: Option<FdId>,
-    /// The position of the first of them.
-    at: u64,
-    /// Empty when there are none.
     entries: Vec<u8>,
+    /// They are those from the start to the end.
+    whole: bool,
+    /// Bytes of those that were taken.
     taken: usize,
+    /// The position of what comes next.
+    at: u64,
 }
 
 impl OpenDirectory {
@@ -41,21 +43,47 @@ impl OpenDirectory {
 }
 
 impl Reading {
-    /// Makes the entries from `offset` on be there; none mean the end.
-    fn fill(&mut self, inode: &GoferInode, fs: &GoferFs, offset: u64) -> SysResult {
+    /// Makes the entries from `offset` on be there; false at the end.
+    fn fill(&mut self, inode: &GoferInode, fs: &GoferFs, offset: u64) -> SysResult<bool> {
         if self.at == offset && self.taken < self.entries.len() {
-            return Ok(());
+            return Ok(true);
         }
-        let open = match self.open {
-            Some(open) => open,
-            None => *self.open.insert(fs.client().open_dir(inode.fd())?),
-        };
-        let position = if offset == FIRST { 0 } else { offset };
+        if self.whole && self.go_to(offset) {
+            return Ok(self.taken < self.entries.len());
+        }
         inode.being_listed();
         let max = u32::try_from(MAX_DATA).map_err(|_| Errno::EINVAL)?;
-        self.entries = fs.client().read_dir(open, position, max)?;
+        if offset == FIRST && self.open.is_none() {
+            (self.entries, self.open) = fs.client().list(inode.fd(), max)?;
+            self.whole = self.open.is_none();
+        } else {
+            let open = match self.open {
+                Some(open) => open,
+                None => *self.open.insert(fs.client().open_dir(inode.fd())?),
+            };
+            let position = if offset == FIRST { 0 } else { offset };
+            self.entries = fs.client().read_dir(open, position, max)?;
+            self.whole = false;
+        }
         (self.at, self.taken) = (offset, 0);
-        Ok(())
+        Ok(!self.entries.is_empty())
+    }
+
+    /// Goes to a position among the entries; false if none of them has it.
+    fn go_to(&mut self, offset: u64) -> bool {
+        let mut rest = Entries::new(&self.entries);
+        let (mut at, mut taken) = (FIRST, 0);
+        while at != offset {
+            let Some(Ok(entry)) = rest.next() else { return false };
+            (at, taken) = (entry.next, self.entries.len().saturating_sub(rest.remaining()));
+        }
+        (self.at, self.taken) = (at, taken);
+        true
+    }
+
+    /// Has the next entries read anew, from the start.
+    fn rewind(&mut self) {
+        (self.at, self.taken, self.entries, self.whole) = (FIRST, 0, Vec::new(), false);
     }
 
     /// Gives entries to the sink until it is full; false then.
@@ -83,8 +111,7 @@ impl FileOps for OpenDirectory {
         }
         let mut reading = self.reading.lock();
         loop {
-            reading.fill(&self.inode, &self.fs, *offset)?;
-            if reading.entries.is_empty() || !reading.drain(offset, sink)? {
+            if !reading.fill(&self.inode, &self.fs, *offset)? || !reading.drain(offset, sink)? {
                 return Ok(());
             }
         }
@@ -98,8 +125,7 @@ impl FileOps for OpenDirectory {
         let position = listing::seek(current, offset, whence)?;
         // Going back to the start reads the directory anew.
         if position == 0 {
-            let mut reading = self.reading.lock();
-            (reading.at, reading.taken, reading.entries) = (FIRST, 0, Vec::new());
+            self.reading.lock().rewind();
         }
         Ok(position)
     }

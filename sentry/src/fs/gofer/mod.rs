@@ -171,7 +171,7 @@ impl GoferFs {
             closing: Mutex::default(),
             idle: Mutex::default(),
             witnesses: Witnesses::default(),
-            lookout: Lookout::default(),
+            lookout: Lookout::new(mounted.objects),
             root: OnceLock::new(),
             itself: itself.clone(),
         });
@@ -325,9 +325,9 @@ impl FileSystem for GoferFs {
         })
     }
 
-    /// Every name that is kept keeps an id. A quarter is for what is in use.
+    /// Every name that is kept keeps an id. A quarter is for what waits to be asked for ([`ahead`]), another for what is in use.
     fn names_kept(&self) -> usize {
-        usize::try_from(self.objects.saturating_sub(self.objects / 4)).unwrap_or(usize::MAX)
+        usize::try_from(self.objects / 2).unwrap_or(usize::MAX)
     }
 
     fn sync(&self) -> SysResult {

@@ -32,11 +32,16 @@ pub(super) struct Served {
 }
 
 pub(super) fn serve_dir(sharing: Sharing) -> Served {
+    serve_dir_with(sharing, 100_000)
+}
+
+/// With a gofer that holds at most so many objects.
+pub(super) fn serve_dir_with(sharing: Sharing, objects: usize) -> Served {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     let root = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
-    let options = MountOptions { flags: Allows::empty(), mounts: Mounts::Stay, objects: 100_000 };
+    let options = MountOptions { flags: Allows::empty(), mounts: Mounts::Stay, objects };
     let session = Arc::new(Session::new(Arc::new(Host::from_proc().unwrap()), root, options).unwrap());
     let wire = server.try_clone().unwrap();
     let serving = session.clone();
@@ -269,34 +274,45 @@ fn a_late_answer_does_not_hide_a_write() {
 
 #[test]
 fn directories_list_in_pieces() {
-    let served = serve_dir(Sharing::Exclusive);
-    let root = served.root();
-    for i in 0..300 {
-        fs::write(served.host(&format!("file{i}")), b"").unwrap();
-    }
-    let file = served.open(&root, OpenFlags::DIRECTORY).unwrap();
-    let (mut all, mut offset) = (Names::default(), 0);
-    loop {
-        let before = all.names.len();
-        all.room = 7;
-        file.ops().iterate(&file, &mut offset, &mut all).unwrap();
-        if all.names.len() == before {
-            break;
+    // One that the gofer tells in one answer, and one of several.
+    for files in [0, 300, 4000] {
+        let served = serve_dir(Sharing::Exclusive);
+        let root = served.root();
+        for i in 0..files {
+            fs::write(served.host(&format!("file{i}")), b"").unwrap();
         }
+        let file = served.open(&root, OpenFlags::DIRECTORY).unwrap();
+        let (mut all, mut offset) = (Names::default(), 0);
+        loop {
+            let before = all.names.len();
+            all.room = 7;
+            file.ops().iterate(&file, &mut offset, &mut all).unwrap();
+            if all.names.len() == before {
+                break;
+            }
+        }
+        assert_eq!(all.names.len(), files + 2);
+        assert_eq!((all.names[0].0.as_str(), all.names[1].0.as_str()), (".", ".."));
+        let different: std::collections::HashSet<_> = all.names.iter().map(|(name, _)| name).collect();
+        assert_eq!(different.len(), files + 2);
+        // From the middle, from the end, and anew from the start.
+        for at in [99, 250, 100, 3900].into_iter().filter(|at| *at < files) {
+            let mut again = Names { room: 1, ..Names::default() };
+            let mut offset = all.names[at].1;
+            file.ops().iterate(&file, &mut offset, &mut again).unwrap();
+            assert_eq!(again.names[0], all.names[at + 1]);
+        }
+        let mut end = Names { room: 1, ..Names::default() };
+        let mut offset = all.names[files + 1].1;
+        file.ops().iterate(&file, &mut offset, &mut end).unwrap();
+        assert!(end.names.is_empty());
+        fs::write(served.host("late"), b"").unwrap();
+        let mut offset = file.ops().seek(&file, offset, 0, Whence::Start).unwrap();
+        let mut anew = Names { room: 10_000, ..Names::default() };
+        file.ops().iterate(&file, &mut offset, &mut anew).unwrap();
+        assert!(anew.names.iter().any(|(name, _)| name == "late"));
+        assert_eq!(anew.names.len(), files + 3);
     }
-    assert_eq!(all.names.len(), 302);
-    assert_eq!((all.names[0].0.as_str(), all.names[1].0.as_str()), (".", ".."));
-    // From the middle, and anew from the start.
-    let mut again = Names { room: 1, ..Names::default() };
-    let mut offset = all.names[99].1;
-    file.ops().iterate(&file, &mut offset, &mut again).unwrap();
-    assert_eq!(again.names[0], all.names[100]);
-    fs::write(served.host("late"), b"").unwrap();
-    let mut offset = file.ops().seek(&file, offset, 0, Whence::Start).unwrap();
-    let mut anew = Names { room: 1000, ..Names::default() };
-    file.ops().iterate(&file, &mut offset, &mut anew).unwrap();
-    assert!(anew.names.iter().any(|(name, _)| name == "late"));
-    assert_eq!(anew.names.len(), 303);
 }
 
 #[test]
