@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -54,11 +55,13 @@ impl Operation {
 /// The sets of a namespace.
 pub struct Sets {
     ids: Ids<Set>,
+    /// Semaphores of all sets.
+    total: Arc<AtomicUsize>,
 }
 
 impl Default for Sets {
     fn default() -> Self {
-        Sets { ids: Ids::new(MAX_SETS) }
+        Sets { ids: Ids::new(MAX_SETS), total: Arc::default() }
     }
 }
 
@@ -73,7 +76,14 @@ impl std::ops::Deref for Sets {
 impl Sets {
     /// Semaphores of all sets.
     pub fn semaphores(&self) -> usize {
-        self.list().iter().map(|set| set.len()).sum()
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// A set of `len` semaphores, to be put into the table. `ENOSPC` when there are too many semaphores.
+    pub fn make(&self, perm: Perm, len: usize) -> SysResult<Arc<Set>> {
+        let room = |used: usize| used.checked_add(len).filter(|sum| *sum <= MAX_SEMAPHORES);
+        self.total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map_err(|_| Errno::ENOSPC)?;
+        Ok(Arc::new(Set::new(perm, len, self.total.clone())))
     }
 
     /// `IPC_RMID`: who waits gets `EIDRM`.
@@ -116,6 +126,13 @@ pub struct Set {
     state: Mutex<State>,
     queue: WaitQueue,
     len: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.len, Ordering::Relaxed);
+    }
 }
 
 impl Object for Set {
@@ -125,8 +142,8 @@ impl Object for Set {
 }
 
 impl Set {
-    /// `len` semaphores of value 0.
-    pub fn new(perm: Perm, len: usize) -> Arc<Set> {
+    /// `len` semaphores of value 0, which `total` has counted.
+    fn new(perm: Perm, len: usize, total: Arc<AtomicUsize>) -> Set {
         let state = State {
             semaphores: vec![Semaphore::default(); len],
             undo: BTreeMap::new(),
@@ -135,7 +152,7 @@ impl Set {
             operated: 0,
             changed: now(),
         };
-        Arc::new(Set { perm: Mutex::new(perm), state: Mutex::new(state), queue: WaitQueue::new(), len })
+        Set { perm: Mutex::new(perm), state: Mutex::new(state), queue: WaitQueue::new(), len, total }
     }
 
     /// Semaphores in the set.

@@ -80,7 +80,7 @@ fn operate(set: &Set, operations: &[Operation], list: Option<u64>) -> SysResult 
 
 #[test]
 fn operations_happen_all_or_not_at_all() {
-    let set = Set::new(perm(), 3);
+    let set = Sets::default().make(perm(), 3).unwrap();
     assert_eq!(operate(&set, &[operation(0, 2, 0), operation(1, -1, 0)], None), Err(Errno::EAGAIN));
     assert_eq!(set.values(), [0, 0, 0]);
     assert_eq!(operate(&set, &[operation(0, 2, 0), operation(0, -1, 0), operation(2, 0, 0)], None), Ok(()));
@@ -101,7 +101,7 @@ fn operations_happen_all_or_not_at_all() {
 
 #[test]
 fn the_end_of_a_process_gives_back_what_it_took() {
-    let set = Set::new(perm(), 2);
+    let set = Sets::default().make(perm(), 2).unwrap();
     set.set(0, &[5, 5], Actor::default()).unwrap();
     let list = UndoList::new(Actor::default());
     list.note(&set);

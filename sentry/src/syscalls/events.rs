@@ -64,6 +64,9 @@ pub fn epoll_ctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     }
     let own = ctx.task.file(args.raw(0))?;
     let file = ctx.task.file(args.raw(2))?;
+    if own.flags().contains(OpenFlags::PATH) || file.flags().contains(OpenFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
     if !file.ops().pollable() {
         return Err(Errno::EPERM);
     }

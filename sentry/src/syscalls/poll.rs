@@ -19,6 +19,10 @@ const REVENTS: u64 = 6;
 /// Bits of a word of an `fd_set`.
 const WORD_BITS: usize = u64::BITS as usize;
 
+/// Units of the fractions of a second in `struct timespec` and `struct timeval`, in nanoseconds.
+const NANOSECONDS: u32 = 1;
+const MICROSECONDS: u32 = 1000;
+
 /// What makes a descriptor readable, writable, exceptional for `select` (`fs/select.c`).
 const SELECT_READ: PollEvents =
     PollEvents::READABLE.union(PollEvents::RDBAND).union(PollEvents::HUP).union(PollEvents::ERR);
@@ -124,9 +128,15 @@ pub(super) fn finish_wait(ctx: &mut SyscallContext<'_>, result: &SysResult<usize
     }
 }
 
-/// What is left of a timeout.
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
+/// Writes what is left of a timeout to `addr`, its fraction in units of `unit` nanoseconds; a fault does not matter any more.
+fn write_left(ctx: &SyscallContext<'_>, addr: u64, deadline: Option<Instant>, unit: u32) {
+    let Some(deadline) = deadline else { return };
+    if ctx.task.attributes().personality & libc::STICKY_TIMEOUTS as u32 != 0 {
+        return;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let fraction = left.subsec_nanos().checked_div(unit).unwrap_or(0);
+    let _ = ctx.task.mm().copy_out(addr, &[left.as_secs(), u64::from(fraction)]);
 }
 
 /// `poll(struct pollfd *fds, nfds_t nfds, int timeout)`
@@ -146,10 +156,7 @@ pub fn ppoll(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     }
     let result = poll_until(ctx, args, deadline);
     finish_wait(ctx, &result);
-    if let Some(deadline) = deadline {
-        let left = left(deadline);
-        let _ = ctx.task.mm().copy_out(args.raw(2), &[left.as_secs(), u64::from(left.subsec_nanos())]);
-    }
+    write_left(ctx, args.raw(2), deadline, NANOSECONDS);
     result
 }
 
@@ -196,10 +203,7 @@ pub fn select(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let timeout = read_timeval(ctx, args.raw(4))?;
     let deadline = ctx.deadline_after(timeout);
     let result = select_until(ctx, args, deadline);
-    if let Some(deadline) = deadline {
-        let left = left(deadline);
-        let _ = ctx.task.mm().copy_out(args.raw(4), &[left.as_secs(), u64::from(left.subsec_micros())]);
-    }
+    write_left(ctx, args.raw(4), deadline, MICROSECONDS);
     result
 }
 
@@ -217,10 +221,7 @@ pub fn pselect6(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     }
     let result = select_until(ctx, args, deadline);
     finish_wait(ctx, &result);
-    if let Some(deadline) = deadline {
-        let left = left(deadline);
-        let _ = ctx.task.mm().copy_out(args.raw(4), &[left.as_secs(), u64::from(left.subsec_nanos())]);
-    }
+    write_left(ctx, args.raw(4), deadline, NANOSECONDS);
     result
 }
 

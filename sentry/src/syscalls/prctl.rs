@@ -39,8 +39,10 @@ pub fn prctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         },
         linux::PR_GET_DUMPABLE => Ok(usize::from(ctx.task.attributes().dumpable)),
         linux::PR_SET_TIMERSLACK => {
-            let slack = if args.raw(1) == 0 { 50_000 } else { args.raw(1) };
-            ctx.task.update_attributes(|attributes| attributes.timer_slack = slack);
+            ctx.task.update_attributes(|attributes| {
+                attributes.timer_slack =
+                    if args.raw(1) == 0 { attributes.default_timer_slack } else { args.raw(1) };
+            });
             Ok(0)
         }
         linux::PR_GET_TIMERSLACK => {
@@ -52,6 +54,9 @@ pub fn prctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         }
         // Accepted: advice about transparent huge pages and hardware error handling has no effect here.
         linux::PR_SET_THP_DISABLE if args.raw(2) | args.raw(3) | args.raw(4) == 0 => Ok(0),
+        linux::PR_GET_THP_DISABLE if args.raw(1) | args.raw(2) | args.raw(3) | args.raw(4) != 0 => {
+            Err(Errno::EINVAL)
+        }
         linux::PR_GET_THP_DISABLE | linux::PR_GET_SECCOMP | linux::PR_MCE_KILL_GET => Ok(0),
         linux::PR_GET_TSC => ctx.task.mm().copy_out(args.raw(1), &(linux::PR_TSC_ENABLE as i32)).map(|()| 0),
         linux::PR_SET_TSC if args.raw(1) == u64::from(linux::PR_TSC_ENABLE) => Ok(0),

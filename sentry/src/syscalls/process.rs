@@ -396,6 +396,8 @@ pub fn set_tid_address(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<u
 const ARCH_SET_GS: u32 = linux::ARCH_SET_FS - 1;
 const ARCH_GET_FS: u32 = linux::ARCH_SET_FS + 1;
 const ARCH_GET_GS: u32 = linux::ARCH_SET_FS + 2;
+const ARCH_GET_CPUID: u32 = linux::ARCH_SET_FS + 0xf;
+const ARCH_SET_CPUID: u32 = linux::ARCH_SET_FS + 0x10;
 
 /// `arch_prctl(2)`
 pub fn arch_prctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
@@ -405,6 +407,9 @@ pub fn arch_prctl(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
         linux::ARCH_SET_FS => ctx.local.registers.fs_base = user(addr)?,
         ARCH_SET_GS => ctx.local.registers.gs_base = user(addr)?,
         ARCH_GET_FS => ctx.task.mm().copy_out(addr, &ctx.local.registers.fs_base)?,
+        // `cpuid` works, and this processor cannot make it fault.
+        ARCH_GET_CPUID => return Ok(1),
+        ARCH_SET_CPUID => return Err(Errno::ENODEV),
         ARCH_GET_GS => ctx.task.mm().copy_out(addr, &ctx.local.registers.gs_base)?,
         _ => return Err(Errno::EINVAL),
     }

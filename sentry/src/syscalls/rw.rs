@@ -224,7 +224,7 @@ fn buffer(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<UserIo> {
     UserIo::buffer(ctx.task.mm(), args.raw(1), args.raw(2))
 }
 
-fn vector(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<UserIo> {
+pub(super) fn vector(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<UserIo> {
     UserIo::vector(ctx.task.mm(), args.raw(1), args.raw(2))
 }
 

@@ -42,9 +42,11 @@ fn is_realtime(policy: u32) -> SysResult<bool> {
     }
 }
 
+/// `policy` may have `SCHED_RESET_ON_FORK` beside it; `None` keeps both.
 fn set_policy(ctx: &SyscallContext<'_>, pid: i32, policy: Option<u32>, priority: i32) -> SysResult {
     let target = find(ctx, pid)?;
     let current = target.attributes();
+    let reset = policy.map_or(current.sched_reset_on_fork, |policy| policy & linux::SCHED_RESET_ON_FORK != 0);
     let policy = policy.unwrap_or(current.sched_policy) & !linux::SCHED_RESET_ON_FORK;
     let valid = if is_realtime(policy)? { 1..=MAX_RT_PRIORITY } else { 0..=0 };
     if !valid.contains(&priority) {
@@ -52,11 +54,13 @@ fn set_policy(ctx: &SyscallContext<'_>, pid: i32, policy: Option<u32>, priority:
     }
     let limit = i64::try_from(target.rlimit(Resource::Rtprio).soft).unwrap_or(i64::MAX);
     let raises = is_realtime(policy)? && i64::from(priority) > limit.max(i64::from(current.sched_priority));
-    if !may_set(ctx, &target) || (raises && !ctx.task.credentials().has(Capability::SYS_NICE)) {
+    let forgets = current.sched_reset_on_fork && !reset;
+    if !may_set(ctx, &target) || ((raises || forgets) && !ctx.task.credentials().has(Capability::SYS_NICE)) {
         return Err(Errno::EPERM);
     }
     target.update_attributes(|attributes| {
         attributes.sched_policy = policy;
+        attributes.sched_reset_on_fork = reset;
         attributes.sched_priority = priority;
     });
     Ok(())
@@ -92,17 +96,20 @@ pub fn sched_setscheduler(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResul
 
 /// `sched_getscheduler(2)`
 pub fn sched_getscheduler(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    usize::try_from(find(ctx, args.int(0))?.attributes().sched_policy).map_err(|_| Errno::EINVAL)
+    let attributes = find(ctx, args.int(0))?.attributes();
+    let reset = if attributes.sched_reset_on_fork { linux::SCHED_RESET_ON_FORK } else { 0 };
+    usize::try_from(attributes.sched_policy | reset).map_err(|_| Errno::EINVAL)
 }
 
 /// `sched_get_priority_max(2)`
 pub fn sched_get_priority_max(_: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    Ok(if is_realtime(args.uint(0))? { 99 } else { 0 })
+    let realtime = args.uint(0) != linux::SCHED_DEADLINE && is_realtime(args.uint(0))?;
+    Ok(if realtime { 99 } else { 0 })
 }
 
 /// `sched_get_priority_min(2)`
 pub fn sched_get_priority_min(_: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    Ok(usize::from(is_realtime(args.uint(0))?))
+    Ok(usize::from(args.uint(0) != linux::SCHED_DEADLINE && is_realtime(args.uint(0))?))
 }
 
 /// `sched_rr_get_interval(2)`
@@ -141,7 +148,11 @@ pub fn sched_setattr(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usi
         return Err(Errno::EINVAL);
     }
     let priority = i32::try_from(priority).map_err(|_| Errno::EINVAL)?;
-    set_policy(ctx, args.int(0), Some(policy), priority)?;
+    if policy & linux::SCHED_RESET_ON_FORK != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let reset = if flags != 0 { linux::SCHED_RESET_ON_FORK } else { 0 };
+    set_policy(ctx, args.int(0), Some(policy | reset), priority)?;
     if !is_realtime(policy)? {
         let target = find(ctx, args.int(0))?;
         set_nice(ctx, &target, nice)?;
@@ -151,15 +162,16 @@ pub fn sched_setattr(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usi
 
 /// `sched_getattr(2)`
 pub fn sched_getattr(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    let (size, flags) = (args.uint(2), args.uint(3));
-    if args.raw(1) == 0 || flags != 0 || !(ATTR_SIZE..=4096).contains(&size) {
+    let size = args.uint(2);
+    if args.raw(1) == 0 || args.uint(3) != 0 || !(ATTR_SIZE..=4096).contains(&size) {
         return Err(Errno::EINVAL);
     }
     let attributes = find(ctx, args.int(0))?.attributes();
     let head = u64::from(ATTR_SIZE) | u64::from(attributes.sched_policy) << 32;
     let nice = u64::from(attributes.nice.cast_unsigned());
     let priority = u64::from(attributes.sched_priority.cast_unsigned()) << 32;
-    ctx.task.mm().copy_out(args.raw(1), &[head, 0, nice | priority, 0, 0, 0])?;
+    let flags = if attributes.sched_reset_on_fork { u64::from(linux::SCHED_FLAG_RESET_ON_FORK) } else { 0 };
+    ctx.task.mm().copy_out(args.raw(1), &[head, flags, nice | priority, 0, 0, 0])?;
     Ok(0)
 }
 
@@ -262,13 +274,17 @@ pub fn ioprio_get(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
 /// `ioprio_set(2)`
 pub fn ioprio_set(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     const CLASS_SHIFT: u32 = 13;
+    const NONE: u32 = 0;
     const REALTIME: u32 = 1;
+    /// The level within the class; what is between is a hint.
+    const LEVEL: u32 = 7;
     let priority = args.uint(2);
     let class = priority >> CLASS_SHIFT;
-    if class > 3 {
+    if class > 3 || (class == NONE && priority & LEVEL != 0) {
         return Err(Errno::EINVAL);
     }
-    if class == REALTIME && !ctx.task.credentials().has(Capability::SYS_ADMIN) {
+    let who = ctx.task.credentials();
+    if class == REALTIME && !who.has(Capability::SYS_ADMIN) && !who.has(Capability::SYS_NICE) {
         return Err(Errno::EPERM);
     }
     for task in tasks_of(ctx, args.uint(0).wrapping_sub(1), args.int(1))? {

@@ -42,13 +42,10 @@ pub fn semget(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let ipc = Ipc::current(ctx)?;
     let who = ctx.task.credentials();
     let request = Request { key: args.int(0), flags: args.int(2), who: &who };
-    // Counted before the table is locked: calls at the same time may exceed the limit by a set each.
-    let left = sem::MAX_SEMAPHORES.saturating_sub(ipc.sem.semaphores());
     let fits = |set: &Set| if len > set.len() { Err(Errno::EINVAL) } else { Ok(()) };
     let id = ipc.sem.get(&request, fits, |perm| match len {
         0 => Err(Errno::EINVAL),
-        len if len > left => Err(Errno::ENOSPC),
-        len => Ok(Set::new(perm, len)),
+        len => ipc.sem.make(perm, len),
     })?;
     usize::try_from(id).map_err(|_| Errno::EINVAL)
 }

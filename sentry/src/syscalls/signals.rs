@@ -14,6 +14,7 @@ use crate::task::signal::send::Origin;
 use crate::task::signal::{Action, Disposition, SIGINFO_SIZE, SigInfo, Signal, SignalSet};
 use crate::task::{AfterCall, AltStack, Capability, SyscallContext, Task, ThreadGroup};
 use crate::time::clock_id::after;
+use crate::vfs::OpenFlags;
 use crate::wait::WaitOutcome;
 
 /// The flags of `sigaction` that the kernel keeps (`UAPI_SA_FLAGS`).
@@ -369,7 +370,12 @@ pub fn pidfd_send_signal(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult
         return Err(Errno::EINVAL);
     }
     let file = ctx.task.file(args.raw(0))?;
-    let group = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?.thread_group().clone();
+    let group = match file.ops_as::<PidFd>() {
+        Some(pidfd) => pidfd.thread_group().clone(),
+        // The directory of a process does as well.
+        None if file.flags().contains(OpenFlags::PATH) => return Err(Errno::EBADF),
+        None => crate::fs::proc::process_of(&**file.inode()).ok_or(Errno::EBADF)??,
+    };
     let signal = Signal::or_none(args.int(1))?;
     let leader = group.leader().ok_or(Errno::ESRCH)?;
     let namespace = ctx.task.pid_namespace().ok_or(Errno::ESRCH)?;

@@ -13,7 +13,7 @@ use crate::task::namespaces::UtsNames;
 use crate::task::{Capability, Resource, Rlimit, SyscallContext, ThreadGroup};
 
 /// Length of each `utsname` field with its NUL (`__NEW_UTS_LEN` + 1).
-const UTS_FIELD: usize = 65;
+pub(crate) const UTS_FIELD: usize = 65;
 
 /// `uname`
 pub fn uname(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {

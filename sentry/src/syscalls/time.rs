@@ -161,18 +161,19 @@ pub fn nanosleep(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
 /// `clock_nanosleep`
 pub fn clock_nanosleep(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let clock = Clock::new(args.int(0))?;
-    if matches!(clock, Clock::ThreadCpu(_)) {
-        return Err(Errno::EINVAL);
+    if !clock.can_be_slept_on() || args.uint(0) == linux::CLOCK_THREAD_CPUTIME_ID {
+        return Err(Errno::EOPNOTSUPP);
     }
     let request: RawTime = ctx.task.mm().copy_in(args.raw(2))?;
     let request = request.timespec()?;
+    if matches!(clock, Clock::ThreadCpu(_)) {
+        return Err(Errno::EINVAL);
+    }
     let absolute = args.uint(1) & linux::TIMER_ABSTIME != 0;
     if let Clock::ProcessCpu(_) = clock {
         return sleep_cpu(ctx, clock, request, absolute);
     }
     if !absolute {
-        // Fails for the clocks that cannot be slept on.
-        clock.instant_of(ctx, request)?;
         return sleep_relative(ctx, duration(request), args.raw(3));
     }
     let deadline = clock.instant_of(ctx, request)?;

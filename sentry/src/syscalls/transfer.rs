@@ -404,7 +404,18 @@ pub fn vmsplice(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     if args.uint(3) & !SPLICE_FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
+    let nonblocking = args.uint(3) & linux::SPLICE_F_NONBLOCK != 0;
     let file = open_file(ctx, args.raw(0))?;
     pipe_of(&file).ok_or(Errno::EBADF)?;
-    if file.flags().writable() { super::rw::writev(ctx, args) } else { super::rw::readv(ctx, args) }
+    let mut io = super::rw::vector(ctx, args)?;
+    // One step: unlike `writev`, it does not wait until everything is in.
+    let result = if file.flags().writable() {
+        wait_for_sides(ctx, &file, &file, nonblocking, || file.write(&mut io).map_err(|e| (e, Side::Out)))
+    } else {
+        wait_for_sides(ctx, &file, &file, nonblocking, || file.read(&mut io).map_err(|e| (e, Side::In)))
+    };
+    if result == Err(Errno::EPIPE) {
+        ctx.task.send_signal(SigInfo::kernel(Signal::PIPE));
+    }
+    result
 }

@@ -187,7 +187,7 @@ fn build(ctx: &mut SyscallContext<'_>, args: &CloneArgs) -> SysResult<(Arc<Task>
         fs,
         blocked: parent.blocked_signals(),
         comm: parent.comm(),
-        attributes: super::Attributes { parent_death_signal: None, ..parent.attributes() },
+        attributes: parent.attributes().inherited(),
         kicker: machine.kicker(),
     };
     let child = Task::new(kernel, group, pid, parts)?;

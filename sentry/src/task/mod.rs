@@ -8,6 +8,7 @@
 //! Lock order: the kernel's task tree ([`crate::kernel::Kernel::tree`]), relations of a group (parent before child), signal lock of a
 //! group, signal lock of a task. `mm`, `files`, `fs`, `credentials`, `namespaces` are leaves that hand out an `Arc`.
 
+pub mod attributes;
 pub mod birth;
 pub mod block;
 pub mod clone;
@@ -46,6 +47,7 @@ use std::time::{Duration, Instant};
 use bitflags::bitflags;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+pub use attributes::Attributes;
 pub use context::{AfterCall, AltStack, CurrentCall, FaultRecord, RestartBlock, SyscallContext, TaskLocal};
 pub use credentials::{Capability, Credentials};
 pub use namespaces::Namespaces;
@@ -141,45 +143,6 @@ impl TaskSignals {
     /// Whether the signal must be kept even if its disposition is to ignore it.
     pub fn blocked_or_awaited(&self, signal: Signal) -> bool {
         self.blocked.contains(signal) || self.awaited.contains(signal)
-    }
-}
-
-/// Small per-thread settings.
-#[derive(Clone, Debug)]
-pub struct Attributes {
-    /// `personality(2)`.
-    pub personality: u32,
-    /// Nice value, -20 to 19.
-    pub nice: i32,
-    /// `SCHED_*`.
-    pub sched_policy: u32,
-    /// Real-time priority, 0 for the ordinary policies.
-    pub sched_priority: i32,
-    /// Processors it may run on.
-    pub affinity: CpuMask,
-    /// `PR_SET_PDEATHSIG`.
-    pub parent_death_signal: Option<Signal>,
-    /// Timer slack in nanoseconds.
-    pub timer_slack: u64,
-    /// `PR_SET_DUMPABLE`.
-    pub dumpable: bool,
-    /// `ioprio_set`.
-    pub io_priority: u32,
-}
-
-impl Default for Attributes {
-    fn default() -> Self {
-        Attributes {
-            personality: 0,
-            nice: 0,
-            sched_policy: 0,
-            sched_priority: 0,
-            affinity: CpuMask::All,
-            parent_death_signal: None,
-            timer_slack: 50_000,
-            dumpable: true,
-            io_priority: 0,
-        }
     }
 }
 

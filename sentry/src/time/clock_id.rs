@@ -83,9 +83,14 @@ impl Clock {
         }
     }
 
+    /// Whether timers and sleeps can use the clock.
+    pub fn can_be_slept_on(self) -> bool {
+        !matches!(self, Clock::MonotonicRaw | Clock::RealtimeCoarse | Clock::MonotonicCoarse)
+    }
+
     /// The host instant at which this clock will show `at`. `EINVAL` for clocks that timers cannot use.
     pub fn instant_of(self, ctx: &SyscallContext<'_>, at: Timespec) -> SysResult<Instant> {
-        if matches!(self, Clock::MonotonicRaw | Clock::RealtimeCoarse | Clock::MonotonicCoarse) {
+        if !self.can_be_slept_on() {
             return Err(Errno::EOPNOTSUPP);
         }
         let ahead = at.to_nanos().saturating_sub(self.now(ctx)?.to_nanos());

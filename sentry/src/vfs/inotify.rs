@@ -43,6 +43,9 @@ const ALL_EVENTS: u32 = linux::IN_ACCESS
     | linux::IN_DELETE_SELF
     | linux::IN_MOVE_SELF;
 
+/// What `/proc/*/fdinfo` shows of a watch.
+const SHOWN: u32 = ALL_EVENTS | linux::IN_EXCL_UNLINK | linux::IN_ONESHOT;
+
 /// Every bit `inotify_add_watch` takes.
 pub const VALID_MASK: u32 = ALL_EVENTS
     | linux::IN_ONLYDIR
@@ -110,7 +113,10 @@ impl Watch for InotifyWatch {
         if !wanted || hidden {
             return true;
         }
-        let shown = event.mask & (ALL_EVENTS | linux::IN_ISDIR | linux::IN_UNMOUNT);
+        let mut shown = event.mask & (ALL_EVENTS | linux::IN_ISDIR | linux::IN_UNMOUNT);
+        if shown & (linux::IN_MOVE_SELF | linux::IN_DELETE_SELF) != 0 {
+            shown &= !linux::IN_ISDIR;
+        }
         let name = event.name.map(<[u8]>::to_vec);
         instance.push(Queued { wd: self.wd, mask: shown, cookie: event.cookie, name });
         if mask & linux::IN_ONESHOT != 0 {
@@ -282,9 +288,10 @@ impl FileOps for Inotify {
         let line = |watch: &Arc<InotifyWatch>| {
             let attr = watch.inode.attr();
             let (ino, device) = attr.map_or((0, 0), |attr| (attr.ino, attr.dev.encode()));
-            let mask = watch.mask.load(Ordering::Relaxed) & ALL_EVENTS;
+            let mask = watch.mask.load(Ordering::Relaxed) & SHOWN;
             format!("inotify wd:{:x} ino:{ino:x} sdev:{device:x} mask:{mask:x} ignored_mask:0\n", watch.wd)
         };
-        state.watches.values().map(line).collect()
+        // The newest first, as Linux has it.
+        state.watches.values().rev().map(line).collect()
     }
 }

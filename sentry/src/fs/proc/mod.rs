@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod links;
 pub mod memory;
 pub mod process;
+pub use process::process_of;
 pub mod root;
 pub mod status;
 pub mod sys;

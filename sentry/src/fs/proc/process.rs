@@ -9,7 +9,7 @@ use crate::errno::{Errno, SysResult};
 use crate::fs::pseudo::{
     Directory, Entry, Owner, PseudoDir, PseudoFile, PseudoFs, PseudoLink, StaticDir, Text,
 };
-use crate::task::{Capability, PidNamespace, Task};
+use crate::task::{Capability, PidNamespace, Task, ThreadGroup};
 use crate::vfs::caller::Caller;
 use crate::vfs::{DentryCache, FileType, Inode, OpenFlags};
 
@@ -184,12 +184,20 @@ const FILES: &[Row] = &[
     ("stat",          0o444, Guard::Mode,    status::stat,         None),
     ("statm",         0o444, Guard::Mode,    status::statm,        None),
     ("status",        0o444, Guard::Mode,    status::status,       None),
+    ("timerslack_ns", 0o666, Guard::Mode,    texts::timer_slack,   Some(texts::set_timer_slack)),
     ("uid_map",       0o644, Guard::Mode,    texts::id_map,        None),
     ("wchan",         0o444, Guard::Mode,    texts::wchan,         None),
 ];
 
 const MAGIC: &[(&str, Which)] = &[("cwd", Which::Cwd), ("exe", Which::Exe), ("root", Which::Root)];
 const DIRECTORIES: &[&str] = &["fd", "fdinfo", "net", "ns", "task"];
+
+/// The process whose directory `inode` is; `ESRCH` once it is gone.
+pub fn process_of(inode: &dyn Inode) -> Option<SysResult<Arc<ThreadGroup>>> {
+    let subject = &inode.downcast::<PseudoDir<ProcessDir>>()?.source().subject;
+    let group = || Ok(subject.task()?.thread_group().clone());
+    (subject.view == View::Process).then(group)
+}
 
 struct ProcessDir {
     fs: Weak<PseudoFs>,

@@ -9,6 +9,9 @@ use crate::errno::{Errno, SysResult};
 use crate::fs::pseudo::{Owner, PseudoDir, PseudoFile, PseudoFs, StaticDir, Text};
 use crate::kernel::Kernel;
 use crate::kernel::system_info::{RELEASE, VERSION};
+use crate::syscalls::system::UTS_FIELD;
+use crate::task::current::current;
+use crate::task::namespaces::UtsNames;
 use crate::vfs::Inode;
 
 /// A number or a text that is kept and has no further effect inside the sandbox.
@@ -59,10 +62,43 @@ fn uuid() -> SysResult<String> {
     ))
 }
 
-/// The reader's host name.
-fn hostname() -> String {
-    let host = crate::task::current::current().map(|task| task.namespaces().uts.names().host);
-    format!("{}\n", String::from_utf8_lossy(&host.unwrap_or_default()))
+/// A name of the UTS namespace of whoever reads or writes it.
+#[derive(Clone, Copy)]
+enum Name {
+    Host,
+    Domain,
+}
+
+impl Name {
+    fn of(self, names: &mut UtsNames) -> &mut Vec<u8> {
+        match self {
+            Name::Host => &mut names.host,
+            Name::Domain => &mut names.domain,
+        }
+    }
+}
+
+impl Owner for Name {}
+
+impl Text for Name {
+    fn text(&self) -> SysResult<Vec<u8>> {
+        let names = current().map(|task| task.namespaces().uts.names());
+        let mut text = names.map(|mut names| std::mem::take(self.of(&mut names))).unwrap_or_default();
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// What does not fit is left out, as Linux does.
+    fn write(&self, data: &[u8], offset: u64) -> SysResult {
+        if offset != 0 {
+            return Ok(());
+        }
+        let line = data.split(|&byte| byte == b'\n' || byte == 0).next().unwrap_or_default();
+        let name = line.get(..line.len().min(UTS_FIELD - 1)).unwrap_or_default().to_vec();
+        let task = current().ok_or(Errno::ESRCH)?;
+        task.namespaces().uts.update(|names| *self.of(names) = name);
+        Ok(())
+    }
 }
 
 /// Builds directories without repeating the file system and the kernel at every line.
@@ -80,6 +116,10 @@ impl Builder<'_> {
         PseudoFile::inode(self.fs, 0o644, Kept { value: Mutex::new(format!("{value}\n").into_bytes()) })
     }
 
+    fn name(&self, name: Name) -> Arc<dyn Inode> {
+        PseudoFile::inode(self.fs, 0o644, name)
+    }
+
     fn dir(&self, children: StaticDir) -> Arc<dyn Inode> {
         PseudoDir::inode(self.fs, 0o555, children)
     }
@@ -95,8 +135,8 @@ impl Builder<'_> {
             StaticDir::new()
                 .with("cap_last_cap", self.show(|_| "40\n".into()))
                 .with("core_pattern", self.show(|_| "core\n".into()))
-                .with("domainname", self.show(|_| "(none)\n".into()))
-                .with("hostname", self.show(|_| hostname()))
+                .with("domainname", self.name(Name::Domain))
+                .with("hostname", self.name(Name::Host))
                 .with("msgmax", self.kept("8192"))
                 .with("msgmnb", self.kept("16384"))
                 .with("msgmni", self.kept("32000"))
@@ -116,6 +156,7 @@ impl Builder<'_> {
                     "threads-max",
                     self.show(|kernel| format!("{}\n", kernel.system_info().memory_total >> 17)),
                 )
+                .with("tainted", self.kept("0"))
                 .with("version", self.show(|_| format!("{VERSION}\n")))
                 .with("yama", self.dir(StaticDir::new().with("ptrace_scope", self.show(|_| "0\n".into())))),
         ))
@@ -140,6 +181,8 @@ impl Builder<'_> {
                 .with("mqueue", self.dir(mqueue))
                 .with("nr_open", self.kept("1048576"))
                 .with("pipe-max-size", self.kept("1048576"))
+                .with("pipe-user-pages-hard", self.kept("0"))
+                .with("pipe-user-pages-soft", self.kept("16384"))
                 .with("protected_fifos", self.show(|_| "0\n".into()))
                 .with("protected_hardlinks", self.show(|_| "1\n".into()))
                 .with("protected_regular", self.show(|_| "0\n".into()))

@@ -194,6 +194,27 @@ pub fn personality(subject: &Subject) -> SysResult<Vec<u8>> {
     line(format_args!("{:08x}", subject.task()?.attributes().personality))
 }
 
+/// `timerslack_ns`
+pub fn timer_slack(subject: &Subject) -> SysResult<Vec<u8>> {
+    line(subject.task()?.attributes().timer_slack)
+}
+
+/// A write to `timerslack_ns`: nanoseconds, or 0 for the default. `EPERM` for another process without `CAP_SYS_NICE`.
+pub fn set_timer_slack(subject: &Subject, data: &[u8]) -> SysResult {
+    let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let slack: u64 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    let task = subject.task()?;
+    let allowed = crate::task::current::current()
+        .is_some_and(|writer| Arc::ptr_eq(&writer, &task) || writer.credentials().has(Capability::SYS_NICE));
+    if !allowed {
+        return Err(Errno::EPERM);
+    }
+    task.update_attributes(|attributes| {
+        attributes.timer_slack = if slack == 0 { attributes.default_timer_slack } else { slack };
+    });
+    Ok(())
+}
+
 /// `schedstat`: time on the processor; waiting times and slices are not counted.
 pub fn schedstat(subject: &Subject) -> SysResult<Vec<u8>> {
     let (user, system) = subject.task()?.cpu_nanos();

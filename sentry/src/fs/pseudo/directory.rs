@@ -50,6 +50,13 @@ impl<D: Directory> PseudoDir<D> {
     }
 }
 
+impl<D> PseudoDir<D> {
+    /// What it is made from.
+    pub fn source(&self) -> &D {
+        &self.source
+    }
+}
+
 impl<D: Directory> Inode for PseudoDir<D> {
     fn attr(&self) -> SysResult<Attr> {
         let subdirectories = match self.source.cache() {

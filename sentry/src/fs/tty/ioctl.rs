@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use linux_raw_sys::general as linux;
 use linux_raw_sys::ioctl as cmd;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::Tty;
 use super::control::{Apply, Flush};
@@ -145,6 +146,12 @@ fn both(
         cmd::TCSETSF => set_termios(tty, ctx, arg, Termios::SHORT, Apply::AfterFlush),
         cmd::TCSETS2 | cmd::TCSETSW2 => set_termios(tty, ctx, arg, Termios::LONG, Apply::Now),
         cmd::TCSETSF2 => set_termios(tty, ctx, arg, Termios::LONG, Apply::AfterFlush),
+        cmd::TCGETA => {
+            let short = Short::of(&tty.termios()?);
+            ctx.task.mm().write_bytes(arg, short.as_bytes()).map(|()| 0)
+        }
+        cmd::TCSETA | cmd::TCSETAW => set_short(tty, ctx, arg, Apply::Now),
+        cmd::TCSETAF => set_short(tty, ctx, arg, Apply::AfterFlush),
         cmd::TIOCGWINSZ => ctx.task.mm().copy_out(arg, &tty.window()).map(|()| 0),
         cmd::TIOCSWINSZ => {
             let window: WindowSize = ctx.task.mm().copy_in(arg)?;
@@ -192,5 +199,47 @@ fn set_termios(
     bytes.copy_from_slice(tty.termios()?.as_bytes());
     ctx.task.mm().read_bytes(arg, bytes.get_mut(..size).unwrap_or_default())?;
     let termios = Termios::read_from_bytes(&bytes).map_err(|_| Errno::EINVAL)?;
+    tty.set_termios(termios, when).map(|()| 0)
+}
+
+/// `struct termio`, System V's: the low halves of the modes and the first control characters.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Short {
+    modes: [u16; 4],
+    line: u8,
+    chars: [u8; 8],
+    pad: u8,
+}
+
+const _: () = assert!(size_of::<Short>() == size_of::<linux::termio>());
+
+impl Short {
+    fn of(termios: &Termios) -> Short {
+        let modes = [termios.input, termios.output, termios.control, termios.local].map(|mode| mode as u16);
+        let chars = termios.chars.first_chunk().copied().unwrap_or_default();
+        Short { modes, line: termios.line, chars, pad: 0 }
+    }
+
+    /// Lays it over what is set; the rest stays.
+    fn apply(&self, termios: &mut Termios) {
+        let wide = [&mut termios.input, &mut termios.output, &mut termios.control, &mut termios.local];
+        for (mode, new) in wide.into_iter().zip(self.modes) {
+            *mode = *mode & !0xffff | u32::from(new);
+        }
+        termios.line = self.line;
+        for (slot, new) in termios.chars.iter_mut().zip(self.chars) {
+            *slot = new;
+        }
+    }
+}
+
+fn set_short(tty: &Arc<Tty>, ctx: &mut SyscallContext<'_>, arg: u64, when: Apply) -> SysResult<usize> {
+    tty.check_background(Signal::TTOU)?;
+    let mut bytes = [0; size_of::<Short>()];
+    ctx.task.mm().read_bytes(arg, &mut bytes)?;
+    let short = Short::read_from_bytes(&bytes).map_err(|_| Errno::EINVAL)?;
+    let mut termios = tty.termios()?;
+    short.apply(&mut termios);
     tty.set_termios(termios, when).map(|()| 0)
 }

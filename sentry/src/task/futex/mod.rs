@@ -167,7 +167,7 @@ impl Futexes {
         if bitset == 0 {
             return Err(Errno::EINVAL);
         }
-        let key = mm.futex_key(word.addr, word.scope)?;
+        let key = reachable_key(mm, word)?;
         let mut bucket = self.bucket(self.index(&key))?;
         let woken = take(&mut bucket, &key, count, bitset);
         drop(bucket);
@@ -257,7 +257,7 @@ impl Futexes {
         (wake, requeue): (usize, usize),
         expected: Option<u32>,
     ) -> SysResult<(usize, usize)> {
-        let (key, target) = (mm.futex_key(from.addr, from.scope)?, mm.futex_key(to.addr, to.scope)?);
+        let (key, target) = (reachable_key(mm, from)?, reachable_key(mm, to)?);
         if expected.is_some() {
             mm.load_u32(from.addr)?;
         }
@@ -376,6 +376,14 @@ impl Futexes {
     pub fn waiters(&self) -> usize {
         self.buckets.iter().map(|bucket| bucket.lock().len()).sum()
     }
+}
+
+/// The key of a word that is not necessarily looked at: to find out who may share it, Linux looks at the page (`EFAULT`).
+fn reachable_key(mm: &Mm, word: Word) -> SysResult<FutexKey> {
+    if word.scope == FutexScope::Shared {
+        mm.load_u32(word.addr)?;
+    }
+    mm.futex_key(word.addr, word.scope)
 }
 
 /// Takes up to `count` matching waiters out of a bucket, oldest first.
