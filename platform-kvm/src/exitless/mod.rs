@@ -24,8 +24,8 @@
 //! They poll while calls come in, and sleep after [`SILENCE`] without one, or up to [`LONG_SILENCE`] if their sleeps turn out short: a guest may
 //! be busy with page faults or with a call that exits, and then go on calling. A thread whose calls exit in quick succession wakes one, unless
 //! processors are scarce. That they are is seen in three ways: a polling dispatcher finds that it did not run for a while; a posted call is
-//! not claimed in time; a dispatcher that was woken finds hardly anything to do (it got the processor only when the guest had lost it). Then all calls
-//! exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on. How many guests are running does not matter: with
+//! not claimed in time; a dispatcher that was woken finds hardly anything to do though a guest is inside (it got the processor only when the guest had
+//! lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on and fewer than [`ENOUGH`] are answered between. How many guests are running does not matter: with
 //! four of them on two processors, which share these with the dispatcher, ten times as many calls are made as by exits.
 //!
 //! A call that nobody claims in time although a dispatcher is at work has met one that is busy with others: another one is woken, as
@@ -172,6 +172,8 @@ pub(crate) struct Dispatch {
     not_before: AtomicU64,
     /// The pause that comes next, in microseconds.
     pause: AtomicU64,
+    /// How many calls had been answered when the last one began.
+    answered_before_pause: AtomicU64,
     ticks_per_microsecond: AtomicU64,
     /// When a call was last answered.
     last_answer: AtomicU64,
@@ -211,6 +213,7 @@ impl Dispatch {
             called: Condvar::new(),
             not_before: AtomicU64::new(0),
             pause: AtomicU64::new(FIRST_PAUSE),
+            answered_before_pause: AtomicU64::new(0),
             ticks_per_microsecond: AtomicU64::new(2000),
             last_answer: AtomicU64::new(0),
             answering: AtomicU32::new(0),
@@ -457,7 +460,9 @@ impl Dispatch {
             } else if now.wrapping_sub(last_turn) > gap {
                 return self.scarce(now);
             } else if now.wrapping_sub(last_call) > silence {
-                if answered < WORTHWHILE && self.awake.load(Ordering::Relaxed) == 1 {
+                // Guests that are all outside, at calls of their own, have not lost their processors.
+                let alone = self.awake.load(Ordering::Relaxed) == 1;
+                if answered < WORTHWHILE && alone && self.running() > 0 {
                     self.scarce(now);
                 }
                 return;
@@ -472,9 +477,14 @@ impl Dispatch {
         self.running() + self.awake.load(Ordering::Relaxed) > self.processors
     }
 
-    /// Nobody is woken for a while.
+    /// Nobody is woken for a while: for longer each time, unless enough was answered since the last.
     fn scarce(&self, now: u64) {
         self.counters.scarce.fetch_add(1, Ordering::Relaxed);
+        let answered = self.counters.answered.load(Ordering::Relaxed);
+        let before = self.answered_before_pause.swap(answered, Ordering::Relaxed);
+        if answered.wrapping_sub(before) >= u64::from(ENOUGH) {
+            self.pause.store(FIRST_PAUSE, Ordering::Relaxed);
+        }
         let pause = self.pause.load(Ordering::Relaxed);
         self.not_before.store(now.wrapping_add(self.ticks(pause)), Ordering::Relaxed);
         self.pause.store((pause * 2).min(LAST_PAUSE), Ordering::Relaxed);

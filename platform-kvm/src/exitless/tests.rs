@@ -63,3 +63,29 @@ fn a_call_left_lying_by_a_dispatcher_that_does_not_run_means_that_processors_are
     assert_eq!((dispatch.counters().wakes, dispatch.counters().scarce), (0, 1));
     assert_eq!(streak(&dispatch).wakes, 0, "nobody is woken during the pause");
 }
+
+#[test]
+fn pauses_grow_only_while_little_is_answered() {
+    let dispatch = dispatch(2, 1, 0);
+    for _ in 0..3 {
+        dispatch.scarce(rdtsc());
+    }
+    assert_eq!(dispatch.pause.load(Ordering::Relaxed), FIRST_PAUSE * 8);
+    dispatch.counters.answered.store(u64::from(ENOUGH), Ordering::Relaxed);
+    dispatch.scarce(rdtsc());
+    assert_eq!(dispatch.pause.load(Ordering::Relaxed), FIRST_PAUSE * 2);
+    dispatch.scarce(rdtsc());
+    assert_eq!(dispatch.pause.load(Ordering::Relaxed), FIRST_PAUSE * 4);
+}
+
+#[test]
+fn silence_of_guests_that_are_outside_is_no_lack_of_processors() {
+    for (inside, scarce) in [(0, 0), (1, 1)] {
+        let dispatch = dispatch(2, 1, 1);
+        // This thread may be preempted.
+        dispatch.slowness.store(10_000, Ordering::Relaxed);
+        dispatch.active[0].store(inside, Ordering::Relaxed);
+        dispatch.poll(0);
+        assert_eq!(dispatch.counters().scarce, scarce);
+    }
+}
