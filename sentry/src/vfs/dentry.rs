@@ -177,12 +177,18 @@ impl Dentry {
     }
 
     /// The cached child if the directory's policy lets it be used without asking for it again.
-    fn usable(&self, dir: &dyn Inode, policy: DentryCache, name: &[u8]) -> Option<Arc<Dentry>> {
+    fn usable(
+        &self,
+        dir: &dyn Inode,
+        policy: DentryCache,
+        name: &[u8],
+        seen: Option<u64>,
+    ) -> Option<Arc<Dentry>> {
         let child = self.cached(name)?;
         let usable = child.is_mountpoint()
             || match policy {
                 DentryCache::Exclusive => true,
-                DentryCache::Revalidate => child.is_current(dir, name),
+                DentryCache::Revalidate => child.is_current(dir, name, seen),
                 DentryCache::Never => false,
             };
         if usable {
@@ -192,9 +198,9 @@ impl Dentry {
     }
 
     /// Whether a directory that others change, too, still has this under `name`.
-    fn is_current(&self, dir: &dyn Inode, name: &[u8]) -> bool {
+    fn is_current(&self, dir: &dyn Inode, name: &[u8], seen: Option<u64>) -> bool {
         // From before the file system is asked: a change meanwhile is noticed the next time.
-        let version = dir.names_version().unwrap_or(0);
+        let version = version_of(dir, seen);
         if version != 0 && version == self.version.load(Ordering::Relaxed) {
             return true;
         }
@@ -208,23 +214,37 @@ impl Dentry {
     /// Finds `name` here, in the cache or by asking the file system; a negative dentry if there is no such file.
     /// The caller has checked that this is a directory that may be searched.
     pub fn lookup(self: &Arc<Dentry>, recent: &Recent, name: &[u8]) -> SysResult<Arc<Dentry>> {
+        self.lookup_as_of(recent, name, None)
+    }
+
+    /// [`Dentry::lookup`] for a caller to whom [`Inode::search`] has just told this.
+    pub(super) fn lookup_as_of(
+        self: &Arc<Dentry>,
+        recent: &Recent,
+        name: &[u8],
+        seen: Option<u64>,
+    ) -> SysResult<Arc<Dentry>> {
         let dir = self.positive()?;
         let policy = dir.dentry_cache();
-        if let Some(child) = self.usable(&**dir, policy, name) {
+        if let Some(child) = self.usable(&**dir, policy, name, seen) {
             return Ok(child);
         }
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         let _shared = self.lock_shared();
-        self.lookup_locked(recent, name)
+        self.ask(recent, name, seen)
     }
 
     /// [`Dentry::lookup`] for a caller that holds the directory's lock.
     pub(super) fn lookup_locked(self: &Arc<Dentry>, recent: &Recent, name: &[u8]) -> SysResult<Arc<Dentry>> {
+        self.ask(recent, name, None)
+    }
+
+    fn ask(self: &Arc<Dentry>, recent: &Recent, name: &[u8], seen: Option<u64>) -> SysResult<Arc<Dentry>> {
         let dir = self.positive()?;
         let policy = dir.dentry_cache();
-        if let Some(child) = self.usable(&**dir, policy, name) {
+        if let Some(child) = self.usable(&**dir, policy, name, seen) {
             return Ok(child);
         }
         if name.len() > NAME_MAX {
@@ -234,8 +254,8 @@ impl Dentry {
             return Err(Errno::ENOENT);
         }
         // From before the question, as in `is_current`.
-        let version = if policy == DentryCache::Revalidate { dir.names_version().unwrap_or(0) } else { 0 };
-        let found = match dir.lookup(name) {
+        let version = if policy == DentryCache::Revalidate { version_of(&**dir, seen) } else { 0 };
+        let found = match dir.lookup_as_of(name, version) {
             Ok(inode) => Ok(self.adopt(recent, name, Some(inode))),
             Err(Errno::ENOENT) if policy == DentryCache::Exclusive || version != 0 => {
                 Ok(self.adopt(recent, name, None))
@@ -379,6 +399,11 @@ impl Dentry {
     pub fn forget(&self, name: &[u8]) {
         self.children.write().by_name.remove(name);
     }
+}
+
+/// The [`Inode::names_version`] of a directory that was just seen, or is looked at now; 0 for none.
+fn version_of(dir: &dyn Inode, seen: Option<u64>) -> u64 {
+    seen.unwrap_or_else(|| dir.names_version().unwrap_or(0))
 }
 
 /// Whether both are the same inode object.

@@ -311,6 +311,12 @@ pub trait Inode: Any + Send + Sync {
         super::permission::generic(&self.attr()?, who, access)
     }
 
+    /// [`Inode::permission`] to look names up in this directory. Who looks at the directory for it anyhow also tells what
+    /// [`Inode::names_version`] would say, 0 if that cannot be told; `None`: not looked at.
+    fn search(&self, who: &Credentials) -> SysResult<Option<u64>> {
+        self.permission(who, Access::EXEC).map(|()| None)
+    }
+
     /// The file system it belongs to.
     fn file_system(&self) -> SysResult<Arc<dyn FileSystem>>;
 
@@ -342,6 +348,11 @@ pub trait Inode: Any + Send + Sync {
     /// Finds a child. `ENOENT` if there is none; `ENOTDIR` on anything but a directory.
     fn lookup(&self, name: &[u8]) -> SysResult<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
+    }
+
+    /// [`Inode::lookup`] for a caller who knows what [`Inode::names_version`] has just said.
+    fn lookup_as_of(&self, name: &[u8], version: u64) -> SysResult<Arc<dyn Inode>> {
+        self.lookup(name)
     }
 
     /// Creates a regular file; `EEXIST` if the name is taken.

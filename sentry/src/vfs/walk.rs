@@ -14,7 +14,7 @@ use linux_raw_sys::general as linux;
 
 use super::caller::Caller;
 use super::dentry::Dentry;
-use super::inode::{Access, FileType, LinkTarget};
+use super::inode::{FileType, LinkTarget};
 use super::mount::MountFlags;
 use super::path::VfsPath;
 use crate::errno::{Errno, SysResult};
@@ -206,7 +206,7 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
     pub fn step_to(&mut self, last: &Last) -> SysResult {
         match last {
             Last::Name(name) => {
-                let child = lookup(&self.at, name)?;
+                let child = lookup(&self.at, name, None)?;
                 self.arrive(child)
             }
             Last::DotDot => self.dot_dot(),
@@ -233,14 +233,14 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
     }
 
     fn step(&mut self, name: std::ops::Range<usize>, last: bool, follow: bool) -> SysResult {
-        search(self.caller, &self.at)?;
+        let version = search(self.caller, &self.at)?;
         let name = self.current.text.get(name).unwrap_or_default();
         match name {
             b"." => return Ok(()),
             b".." => return self.dot_dot(),
             _ => {}
         }
-        let child = lookup(&self.at, name)?;
+        let child = lookup(&self.at, name, version)?;
         let inode = child.positive()?;
         if follow && inode.file_type() == FileType::Symlink {
             let link = self.at.with_dentry(child);
@@ -343,16 +343,16 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
     }
 }
 
-/// `ENOTDIR` if `at` is no directory, `EACCES` if it may not be searched.
-fn search(caller: &Caller<'_>, at: &VfsPath) -> SysResult {
+/// `ENOTDIR` if `at` is no directory, `EACCES` if it may not be searched. As of which version of its names that is, if it was seen on the way.
+fn search(caller: &Caller<'_>, at: &VfsPath) -> SysResult<Option<u64>> {
     if !at.dentry().is_directory() {
         return Err(Errno::ENOTDIR);
     }
-    at.inode().permission(&caller.credentials, Access::EXEC)
+    at.inode().search(&caller.credentials)
 }
 
-fn lookup(at: &VfsPath, name: &[u8]) -> SysResult<Arc<Dentry>> {
-    at.dentry().lookup(&at.mount().superblock().recent, name)
+fn lookup(at: &VfsPath, name: &[u8], version: Option<u64>) -> SysResult<Arc<Dentry>> {
+    at.dentry().lookup_as_of(&at.mount().superblock().recent, name, version)
 }
 
 impl Caller<'_> {

@@ -43,6 +43,9 @@ const MANY: u32 = 8;
 const FEW: u32 = 2;
 /// How long ago that may have been.
 const LISTED: Duration = Duration::from_secs(2);
+/// In so many directories the larger part of what came ahead was taken, before the next ones are taken for such from the start.
+const HABIT: u32 = 4;
+const HABIT_MAX: u32 = 16;
 /// Files are donated ahead when so many more of them were opened than were not.
 const APPETITE: u32 = 8;
 const APPETITE_MAX: u32 = 64;
@@ -79,6 +82,8 @@ struct State {
     waiting: HashMap<Vec<u8>, Prepared>,
     came: u32,
     taken: u32,
+    /// The larger part of what came was taken.
+    paid: bool,
     /// When one was last taken, by the count of all that were.
     used: u64,
 }
@@ -87,6 +92,9 @@ impl State {
     /// Forgets what was known; the ids are to be closed.
     fn reset(&mut self, lookout: &Lookout, version: u64) -> Vec<FdId> {
         let waiting = self.clear(lookout);
+        if self.came > 0 && !self.paid {
+            lookout.wasted();
+        }
         *self = State { version, listed: self.listed, ..State::default() };
         waiting
     }
@@ -109,12 +117,16 @@ impl State {
         let prepared = self.waiting.remove(name)?;
         lookout.waiting.fetch_sub(1, Ordering::Relaxed);
         self.taken = self.taken.saturating_add(1);
+        if !self.paid && self.taken > self.came / 2 {
+            self.paid = true;
+            lookout.paid();
+        }
         self.used = lookout.taken.fetch_add(1, Ordering::Relaxed);
         Some(prepared)
     }
 
     /// A file was asked for that is not here. Whether to look ahead, and from where.
-    fn miss(&mut self) -> bool {
+    fn miss(&mut self, lookout: &Lookout) -> bool {
         let now = Instant::now();
         let succession = self.last_asked.is_some_and(|last| now.duration_since(last) < SUCCESSION);
         self.asked = if succession { self.asked.saturating_add(1) } else { 1 };
@@ -124,7 +136,12 @@ impl State {
             // Others are looked up than come.
             self.done = true;
         }
-        !self.done && !self.under_way && self.asked >= if listed { FEW } else { MANY }
+        let enough = match (listed, lookout.is_usual()) {
+            (true, true) => 1,
+            (true, false) | (false, true) => FEW,
+            (false, false) => MANY,
+        };
+        !self.done && !self.under_way && self.asked >= enough
     }
 }
 
@@ -138,6 +155,8 @@ pub(super) struct Lookout {
     /// How many may.
     most: usize,
     appetite: AtomicU32,
+    /// In how many more directories what came was taken than not.
+    habit: AtomicU32,
 }
 
 impl Lookout {
@@ -150,6 +169,7 @@ impl Lookout {
             waiting: AtomicUsize::new(0),
             most,
             appetite: AtomicU32::new(0),
+            habit: AtomicU32::new(0),
         }
     }
 
@@ -163,6 +183,23 @@ impl Lookout {
     pub(super) fn left(&self) {
         let less = |appetite: u32| appetite.checked_sub(1);
         let _ = self.appetite.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// The larger part of what came of a directory was taken.
+    fn paid(&self) {
+        let more = |habit: u32| (habit < HABIT_MAX).then_some(habit.saturating_add(1));
+        let _ = self.habit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// It was not.
+    fn wasted(&self) {
+        let less = |habit: u32| Some(habit.saturating_sub(HABIT / 2));
+        let _ = self.habit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Whether those who ask for a file of a directory usually ask for the others.
+    fn is_usual(&self) -> bool {
+        self.habit.load(Ordering::Relaxed) >= HABIT
     }
 
     /// How many files wait.
@@ -206,9 +243,10 @@ impl Lookout {
 }
 
 impl GoferInode {
-    /// What stands for the names in this directory; `None` when nothing can be kept.
-    fn version(&self, fs: &GoferFs) -> Option<u64> {
-        if fs.is_exclusive() { Some(self.attr.lock().changes().wrapping_add(1)) } else { self.names_now() }
+    /// How many files of this directory wait.
+    #[cfg(test)]
+    pub(super) fn waiting_ahead(&self) -> usize {
+        self.ahead().0.lock().waiting.len()
     }
 
     /// Somebody reads all names of this directory.
@@ -217,14 +255,18 @@ impl GoferInode {
     }
 
     /// The file with this name, if it came ahead of its time; else perhaps the next ones are asked for, and it is among them.
-    pub(super) fn take_ahead(&self, fs: &GoferFs, name: &[u8]) -> Option<Arc<GoferInode>> {
-        let version = self.version(fs)?;
+    /// What waits is right as of `names`, which stands for the names in a shared directory; with 0 nothing can be kept.
+    pub(super) fn take_ahead(&self, fs: &GoferFs, name: &[u8], names: u64) -> Option<Arc<GoferInode>> {
+        let version = if fs.is_exclusive() { self.attr.lock().changes().wrapping_add(1) } else { names };
+        if version == 0 {
+            return None;
+        }
         let (stale, prepared, look) = {
             let mut state = self.ahead().0.lock();
             let stale =
                 if state.version == version { Vec::new() } else { state.reset(fs.lookout(), version) };
             let prepared = state.take(fs.lookout(), name);
-            let look = prepared.is_none() && state.miss();
+            let look = prepared.is_none() && state.miss(fs.lookout());
             state.under_way |= look;
             (stale, prepared, look)
         };

@@ -4,20 +4,17 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::time::{Duration, Instant};
 
-use super::tests::{Served, serve_dir, serve_dir_with};
+use super::tests::{Served, serve_dir};
 use super::*;
 use crate::vfs::{Attr, Caller, SetAttr, VfsPath, WalkFlags};
 
-/// What somebody does, and how.
-type Change<'a> = (&'a str, &'a dyn Fn(&Served));
-
 /// Long enough for the times of what was changed before to prove something.
-fn settle() {
+pub(super) fn settle() {
     std::thread::sleep(Duration::from_millis(25));
 }
 
 impl Served {
-    fn stat(&self, path: &str) -> SysResult<Attr> {
+    pub(super) fn stat(&self, path: &str) -> SysResult<Attr> {
         let caller = Caller::kernel(self.path.clone());
         caller.lookup(&self.path, path.as_bytes(), WalkFlags::FOLLOW)?.inode().attr()
     }
@@ -31,7 +28,7 @@ impl Served {
         }
     }
 
-    fn assert_like_host(&self, path: &str, what: &str) {
+    pub(super) fn assert_like_host(&self, path: &str, what: &str) {
         let host = fs::metadata(self.host(path)).ok();
         let seen = self.stat(path).ok();
         let told = host.map(|h| {
@@ -220,179 +217,4 @@ fn witnesses_are_few() {
     let has = |place: &&VfsPath| place.inode().downcast::<GoferInode>().unwrap().witness().is_there();
     assert_eq!(places.iter().filter(has).count(), WITNESSES);
     assert!(has(&places.last().unwrap()) && !has(&places.first().unwrap()));
-}
-
-/// A directory of many files, of which some have been looked up one after the other.
-fn half_walked(sharing: Sharing) -> (Served, Vec<String>) {
-    let served = serve_dir(sharing);
-    fs::create_dir(served.host("d")).unwrap();
-    for i in 0..50 {
-        fs::write(served.host(&format!("d/f{i}")), b"data").unwrap();
-    }
-    settle();
-    let names: Vec<String> = (0..50).map(|i| format!("d/f{i}")).collect();
-    for name in &names[..20] {
-        served.assert_like_host(name, "a first look");
-    }
-    (served, names)
-}
-
-#[test]
-fn who_looks_at_many_files_gets_the_rest_at_once() {
-    for sharing in [Sharing::Shared, Sharing::Exclusive] {
-        let (mut served, names) = half_walked(sharing);
-        served.cut();
-        for name in &names[20..] {
-            assert_eq!(served.stat(name).unwrap().size, 4, "{sharing:?} {name}");
-        }
-        assert_eq!(served.stat("d/none").err(), Some(Errno::EIO));
-    }
-}
-
-/// The gofer has ids for few of the files: names that were looked up long ago give theirs to what comes ahead.
-#[test]
-fn files_come_ahead_however_many_were_looked_at_before() {
-    for sharing in [Sharing::Shared, Sharing::Exclusive] {
-        let mut served = serve_dir_with(sharing, 800);
-        for dir in 0..25 {
-            fs::create_dir(served.host(&format!("d{dir}"))).unwrap();
-            for i in 0..60 {
-                fs::write(served.host(&format!("d{dir}/f{i}")), b"data").unwrap();
-            }
-        }
-        settle();
-        for dir in 0..24 {
-            for i in 0..60 {
-                assert_eq!(served.stat(&format!("d{dir}/f{i}")).unwrap().size, 4);
-            }
-        }
-        for i in 0..15 {
-            assert_eq!(served.stat(&format!("d24/f{i}")).unwrap().size, 4);
-        }
-        served.cut();
-        for i in 15..60 {
-            assert_eq!(served.stat(&format!("d24/f{i}")).unwrap().size, 4, "{sharing:?} {i}");
-        }
-    }
-}
-
-/// Directories that are gone through at the same time do not take each other's files, as far as there are ids.
-#[test]
-fn what_waits_is_bounded_and_what_is_used_stays() {
-    let served = serve_dir_with(Sharing::Exclusive, 800);
-    for dir in 0..40 {
-        fs::create_dir(served.host(&format!("d{dir}"))).unwrap();
-        for i in 0..30 {
-            fs::write(served.host(&format!("d{dir}/f{i}")), b"data").unwrap();
-        }
-    }
-    for dir in 0..40 {
-        for i in 0..20 {
-            served.stat(&format!("d{dir}/f{i}")).unwrap();
-            assert!(served.fs.lookout().waiting() <= 800 / 4);
-        }
-        if dir > 0 {
-            // Used all the time: it keeps its own.
-            let before = served.fs.lookout().waiting();
-            if dir < 10 {
-                served.stat(&format!("d0/f{}", 19 + dir)).unwrap();
-                assert_eq!(served.fs.lookout().waiting(), before - 1, "d0 after d{dir}");
-            }
-        }
-    }
-    for dir in 0..40 {
-        let path = Caller::kernel(served.path.clone());
-        let dir = path.lookup(&served.path, format!("d{dir}").as_bytes(), WalkFlags::FOLLOW).unwrap();
-        dir.inode().downcast::<GoferInode>().unwrap().forget_ahead(&served.fs);
-    }
-    // Directories wait in the root, too.
-    served.fs.root().unwrap().downcast::<GoferInode>().unwrap().forget_ahead(&served.fs);
-    assert_eq!(served.fs.lookout().waiting(), 0);
-}
-
-#[test]
-fn what_came_ahead_shows_what_others_did_meanwhile() {
-    let changes: [Change<'_>; 7] = [
-        ("nothing", &|_| {}),
-        ("written", &|s| fs::write(s.host("d/f30"), b"longer data").unwrap()),
-        ("chmod", &|s| fs::set_permissions(s.host("d/f30"), fs::Permissions::from_mode(0o600)).unwrap()),
-        ("removed", &|s| fs::remove_file(s.host("d/f30")).unwrap()),
-        ("renamed over", &|s| fs::rename(s.host("d/f31"), s.host("d/f30")).unwrap()),
-        ("its directory replaced", &|s| {
-            fs::rename(s.host("d"), s.host("old")).unwrap();
-            fs::create_dir(s.host("d")).unwrap();
-            fs::write(s.host("d/f30"), b"elsewhere").unwrap();
-        }),
-        ("owner", &|s| {
-            let _ = chown(s.host("d/f30"), Some(4242), None);
-        }),
-    ];
-    for ((what, change), late) in changes.into_iter().flat_map(|change| [(change, false), (change, true)]) {
-        let (served, _) = half_walked(Sharing::Shared);
-        // The owner that came along may be believed for a moment.
-        std::thread::sleep(Duration::from_millis(3));
-        change(&served);
-        if late {
-            settle();
-        }
-        served.assert_like_host("d/f30", what);
-    }
-}
-
-#[test]
-fn what_came_ahead_shows_what_we_did_meanwhile() {
-    for sharing in [Sharing::Shared, Sharing::Exclusive] {
-        let (served, _) = half_walked(sharing);
-        let dir = Caller::kernel(served.path.clone()).lookup(&served.path, b"d", WalkFlags::FOLLOW).unwrap();
-        let caller = Caller::kernel(served.path.clone());
-        caller.unlink(&served.path, b"d/f40").unwrap();
-        served.assert_like_host("d/f40", "unlinked");
-        let _ = served.stat("d/f41");
-        caller
-            .rename((&served.path, b"d/f42"), (&served.path, b"d/f43"), crate::vfs::RenameFlags::empty())
-            .unwrap();
-        served.assert_like_host("d/f42", "renamed");
-        served.assert_like_host("d/f43", "renamed over");
-        assert_eq!(dir.inode().attr().unwrap().nlink, 2);
-    }
-    // Another name of a file that waits, by which it is changed and forgotten.
-    let (served, _) = half_walked(Sharing::Exclusive);
-    fs::hard_link(served.host("d/f45"), served.host("other")).unwrap();
-    let other = served.fs.root().unwrap().lookup(b"other").unwrap();
-    other.set_attr(&SetAttr { size: Some(77), ..SetAttr::default() }).unwrap();
-    drop(other);
-    assert_eq!(served.stat("d/f45").unwrap().size, 77);
-}
-
-#[test]
-fn files_that_are_opened_one_after_the_other_come_open() {
-    for sharing in [Sharing::Shared, Sharing::Exclusive] {
-        let mut served = serve_dir(sharing);
-        for dir in ["one", "two"] {
-            fs::create_dir(served.host(dir)).unwrap();
-            for i in 0..40 {
-                fs::write(served.host(&format!("{dir}/f{i}")), i.to_string()).unwrap();
-            }
-        }
-        settle();
-        let read = |name: &str| {
-            let caller = Caller::kernel(served.path.clone());
-            let file = caller.open_plain(name.as_bytes(), crate::vfs::OpenFlags::empty()).unwrap();
-            let mut buffer = [0; 16];
-            let mut dst = crate::io::KernelDst::new(&mut buffer);
-            let count = file.read_at(&mut dst, 0).unwrap();
-            String::from_utf8(buffer[..count].to_vec()).unwrap()
-        };
-        for i in 0..40 {
-            assert_eq!(read(&format!("one/f{i}")), i.to_string());
-        }
-        for i in 0..15 {
-            assert_eq!(read(&format!("two/f{i}")), i.to_string());
-        }
-        rustix::net::shutdown(&served.wire, rustix::net::Shutdown::Both).unwrap();
-        for i in 15..40 {
-            assert_eq!(read(&format!("two/f{i}")), i.to_string(), "{sharing:?}");
-        }
-        served.cut();
-    }
 }

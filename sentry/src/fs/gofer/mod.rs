@@ -27,6 +27,8 @@
 //! not see what they do; `sync` leaves data that was written to the host's own write-back.
 
 mod ahead;
+#[cfg(test)]
+mod ahead_tests;
 mod attributes;
 mod channel;
 mod client;

@@ -170,10 +170,16 @@ impl GoferInode {
     /// A number that stands for what is in this directory now: it is another one after every change of its names. `None` when that
     /// cannot be told.
     pub(super) fn names_now(&self) -> Option<u64> {
+        self.look_at_names()?.1
+    }
+
+    /// What the witness tells of this directory, and with it [`GoferInode::names_now`]. `None` if there is no witness.
+    pub(super) fn look_at_names(&self) -> Option<(Stat, Option<u64>)> {
         // The clock first: what changes after the look is stamped with what it says, or later.
         let clock = stamp_clock();
-        let changed = ctime(&self.witness().look()?);
-        settled(changed, clock).then(|| nanoseconds(changed).cast_unsigned())
+        let host = self.witness().look()?;
+        let changed = ctime(&host);
+        Some((host, settled(changed, clock).then(|| nanoseconds(changed).cast_unsigned())))
     }
 }
 
