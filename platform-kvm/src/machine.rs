@@ -136,6 +136,9 @@ impl Machine {
         });
         let mode = crate::probe::probe(&machine)?;
         let _ = machine.mode.set(mode);
+        if mode.paging == Paging::Shadow {
+            crate::slots::allow_shadow_pages(&machine.vm);
+        }
         Ok(machine)
     }
 

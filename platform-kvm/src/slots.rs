@@ -7,10 +7,15 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const FIRST_CHUNK: u64 = 16 << 20;
 const LARGEST_CHUNK: u64 = 1 << 30;
+/// Shadow pages that KVM may have, 8 KiB of kernel memory each, which counts as the sandbox's.
+const SHADOW_PAGES: libc::c_ulong = 8192;
+/// `KVM_SET_NR_MMU_PAGES` of `linux/kvm.h`.
+const SET_NR_MMU_PAGES: libc::c_ulong = libc::_IO(0xae, 0x44);
 /// The slot of the flush page.
 const FLUSH_SLOT: u32 = 0;
 
@@ -113,6 +118,13 @@ impl Slots {
     pub(crate) fn flushes_completed(&self) -> u64 {
         self.completed.load(Ordering::SeqCst)
     }
+}
+
+/// Lets KVM have enough shadow pages. By itself it allows one for 50 pages of the slots, and ours are small at first: some processes together need
+/// more, and then each new shadow page costs an old one, which is in use. Best effort: kernels may refuse.
+pub(crate) fn allow_shadow_pages(vm: &VmFd) {
+    // SAFETY: the request takes a number and touches no memory of this process.
+    unsafe { libc::ioctl(vm.as_raw_fd(), SET_NR_MMU_PAGES, SHADOW_PAGES) };
 }
 
 fn set(vm: &VmFd, slot: u32, zone: Zone) -> io::Result<()> {
