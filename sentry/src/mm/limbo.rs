@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::mm::{Advice, Discard, FaultOutcome, MapFlags, MapRequest, MemoryAccess, Mm, Prot};
     use crate::mm::{Entropy, Layout, MemoryLimits, Randomize};
-    use crate::platform::fake::{self, FakePlatform, FakeSpace};
+    use crate::platform::fake::{self, FakePlatform, FakeSpace, FakeStraggler};
     use crate::platform::{Alignment, PAGE_SIZE, Platform};
     use std::sync::Arc;
 
@@ -211,12 +211,18 @@ mod tests {
         at
     }
 
-    #[test]
-    fn pages_wait_until_everybody_has_left() {
+    /// A thread in the guest, and two mappings of so many pages.
+    fn guest(pages: u64) -> (&'static Arena, Arc<Mm>, Arc<FakeStraggler>, [u64; 2]) {
         let arena = fake::new_arena(10_000);
         let mm = space(arena);
         let inside = FakeSpace::of(mm.space()).enter_guest();
-        let (first, second) = (map(&mm, 4), map(&mm, 4));
+        let mapped = [map(&mm, pages), map(&mm, pages)];
+        (arena, mm, inside, mapped)
+    }
+
+    #[test]
+    fn pages_wait_until_everybody_has_left() {
+        let (arena, mm, inside, [first, second]) = guest(4);
         let used = arena.frames_in_use();
         mm.munmap(first, 4 * PAGE_SIZE).unwrap();
         mm.madvise(second, PAGE_SIZE, Advice::Discard(Discard::DontNeed)).unwrap();
@@ -231,10 +237,7 @@ mod tests {
 
     #[test]
     fn nobody_overtakes() {
-        let arena = fake::new_arena(10_000);
-        let mm = space(arena);
-        let slow = FakeSpace::of(mm.space()).enter_guest();
-        let (first, second) = (map(&mm, 1), map(&mm, 1));
+        let (arena, mm, slow, [first, second]) = guest(1);
         let used = arena.frames_in_use();
         // The entries go now, the frames with a later call that finds none.
         mm.mprotect(first, PAGE_SIZE, Prot::empty()).unwrap();

@@ -117,17 +117,22 @@ impl Mm {
         self.note_size(&state);
         drop(state);
         drop(remains);
+        self.enter_new(&request, range, lock);
+        Ok(start)
+    }
+
+    /// Enters what a new mapping asks for, or is about to touch.
+    fn enter_new(&self, request: &MapRequest, range: Range<u64>, lock: Option<LockMode>) {
         let populate =
             request.flags.contains(MapFlags::POPULATE) && !request.flags.contains(MapFlags::NONBLOCK);
         if populate || matches!(lock, Some(LockMode::Now)) {
             // As on Linux, failing to populate does not fail the call.
             let _ = self.populate(range, None);
         } else if request.backing.is_some() {
-            self.map_object_ahead(start);
-        } else if request.backing.is_none() && len <= u64::from(FIRST) * PAGE_SIZE {
-            self.map_ahead(start);
+            self.map_object_ahead(range.start);
+        } else if range.end - range.start <= u64::from(FIRST) * PAGE_SIZE {
+            self.map_ahead(range.start);
         }
-        Ok(start)
     }
 
     /// Unmaps `[addr, addr + len)`. `EINVAL` (misaligned, empty), `ENOMEM` (too many mappings), `EPERM` (sealed).

@@ -14,8 +14,8 @@ use crate::mm::{
 };
 use crate::platform::PAGE_SIZE;
 use crate::task::{Capability, Resource, SyscallContext, Task};
-use crate::vfs::OpenFlags;
 use crate::vfs::mount::MountFlags;
+use crate::vfs::{File, OpenFlags};
 
 /// The limits a task's memory calls obey now.
 pub fn memory_limits(task: &Task) -> MemoryLimits {
@@ -76,36 +76,36 @@ pub fn mmap(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     if flags.contains(MapFlags::LOCKED) && mm.limits().locked == 0 {
         return Err(Errno::EPERM);
     }
-    let backing = match file {
-        None => None,
-        Some(file) => {
-            let open = file.flags();
-            if open.contains(OpenFlags::PATH) {
-                return Err(Errno::EBADF);
-            }
-            // The largest file there can be.
-            if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
-                return Err(Errno::EOVERFLOW);
-            }
-            if !open.readable() || (shared && prot.contains(Prot::WRITE) && !open.writable()) {
-                return Err(Errno::EACCES);
-            }
-            let noexec = file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOEXEC));
-            if noexec && prot.contains(Prot::EXEC) {
-                return Err(Errno::EPERM);
-            }
-            let object = file.ops().mappable(&file)?;
-            let sealed = shared && !object.may_be_written();
-            if sealed && prot.contains(Prot::WRITE) {
-                return Err(Errno::EPERM);
-            }
-            let mut max_prot = Prot::all();
-            max_prot.set(Prot::WRITE, !shared || (open.writable() && !sealed));
-            max_prot.set(Prot::EXEC, !noexec);
-            Some(MapBacking { object, offset, file: Some(file), max_prot })
-        }
-    };
+    let backing = file.map(|file| backing(file, offset, len, prot, shared)).transpose()?;
     result(mm.mmap(MapRequest { addr, len, prot, flags, backing })?)
+}
+
+/// What `mmap` shows of a file, if it may.
+fn backing(file: Arc<File>, offset: u64, len: u64, prot: Prot, shared: bool) -> SysResult<MapBacking> {
+    let open = file.flags();
+    if open.contains(OpenFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
+    // The largest file there can be.
+    if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
+        return Err(Errno::EOVERFLOW);
+    }
+    if !open.readable() || (shared && prot.contains(Prot::WRITE) && !open.writable()) {
+        return Err(Errno::EACCES);
+    }
+    let noexec = file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOEXEC));
+    if noexec && prot.contains(Prot::EXEC) {
+        return Err(Errno::EPERM);
+    }
+    let object = file.ops().mappable(&file)?;
+    let sealed = shared && !object.may_be_written();
+    if sealed && prot.contains(Prot::WRITE) {
+        return Err(Errno::EPERM);
+    }
+    let mut max_prot = Prot::all();
+    max_prot.set(Prot::WRITE, !shared || (open.writable() && !sealed));
+    max_prot.set(Prot::EXEC, !noexec);
+    Ok(MapBacking { object, offset, file: Some(file), max_prot })
 }
 
 /// What `MAP_SHARED_VALIDATE` accepts besides the type.

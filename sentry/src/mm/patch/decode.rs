@@ -182,13 +182,14 @@ fn relocate(instruction: &Instruction, bytes: &[u8]) -> Option<What> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const BASE: u64 = 0x40_0000;
+    /// Where [`page`] is.
+    pub const BASE: u64 = 0x40_0000;
 
-    /// Nops, `code` with its `syscall` where `behind` ends up, and nops.
-    fn page(before: &[u8], after: &[u8]) -> (Vec<u8>, u64) {
+    /// A page of nops with `before`, a `syscall` and `after` in it, and the address behind the `syscall`.
+    pub fn page(before: &[u8], after: &[u8]) -> (Vec<u8>, u64) {
         let mut page = vec![0x90; 256];
         page.extend_from_slice(before);
         page.extend_from_slice(&[0x0f, 0x05]);

@@ -171,20 +171,15 @@ impl Trampoline {
 #[cfg(test)]
 mod tests {
     use super::super::decode::plan;
+    use super::super::decode::tests::{BASE, page};
     use super::*;
     use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 
-    const BASE: u64 = 0x40_0000;
     const AT: u64 = 0x20_0000;
     const ENTRY: PatchedEntry = PatchedEntry::checking(0x1234_5677);
 
     fn site(before: &[u8], after: &[u8]) -> Plan {
-        let mut page = vec![0x90; 256];
-        page.extend_from_slice(before);
-        page.extend_from_slice(&[0x0f, 0x05]);
-        let behind = BASE + page.len() as u64;
-        page.extend_from_slice(after);
-        page.resize(4096, 0x90);
+        let (page, behind) = page(before, after);
         plan(&page, BASE, behind, 39).unwrap()
     }
 
