@@ -138,6 +138,7 @@ impl Machine {
         let _ = machine.mode.set(mode);
         if mode.paging == Paging::Shadow {
             crate::slots::allow_shadow_pages(&machine.vm);
+            arena.keep_host_entries_clean();
         }
         Ok(machine)
     }

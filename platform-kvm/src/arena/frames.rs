@@ -17,7 +17,7 @@ use super::toggles::Toggles;
 use super::{Alignment, Frame, FrameRange, PAGE_SIZE};
 use crate::error::{Error, OutOfMemory};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Frames in a 2 MiB block.
 pub(super) const BLOCK: u32 = 512;
@@ -26,6 +26,8 @@ const MAX_ORDER: usize = 9;
 const DIRTY_MAX: u32 = 1024;
 /// A count from here on is never decremented: the frame leaks instead of being freed under somebody.
 const PINNED: u32 = 1 << 31;
+/// As many frames as are cleared by the kernel: more cost it more than what that saves.
+const BY_KERNEL: u32 = 16;
 /// End of a list.
 const NONE: u32 = u32::MAX;
 
@@ -36,6 +38,8 @@ pub(super) struct Frames {
     /// First frame of the huge half; a multiple of `BLOCK`.
     huge_first: u32,
     max: u32,
+    /// Whether few frames are cleared by the kernel; see [`Frames::clear`].
+    by_kernel: AtomicBool,
     in_use: AtomicU32,
     counts: Table,
     lists: Mutex<Lists>,
@@ -122,6 +126,7 @@ impl Frames {
             toggles,
             huge_first,
             max: max.min(total),
+            by_kernel: AtomicBool::new(false),
             in_use: AtomicU32::new(0),
             counts: Table::new(total)?,
             lists: Mutex::new(lists),
@@ -210,12 +215,25 @@ impl Frames {
         Some((first, false))
     }
 
+    /// From now on few frames are cleared without making the host's own entries for them dirty.
+    pub(super) fn clear_by_kernel(&self) {
+        self.by_kernel.store(true, Ordering::Relaxed);
+    }
+
     /// Clears frames that nobody uses; says whether it could.
+    ///
+    /// Where frames are taken away by `MADV_FREE` (see [`crate::revoke`]) a host entry that is dirty costs an interrupt of every other processor then, 9 µs
+    /// for a page. Guest code makes none dirty. So we do not either, if the kernel lets us: it writes through its own mapping of the pages.
     fn clear(&self, range: FrameRange) -> bool {
         let len = range.count as usize * PAGE_SIZE as usize;
-        let Some(pointer) = self.memory.checked(range.first.0 as usize * PAGE_SIZE as usize, len) else {
+        let offset = range.first.0 as usize * PAGE_SIZE as usize;
+        let Some(pointer) = self.memory.checked(offset, len) else {
             return false;
         };
+        let few = range.count <= BY_KERNEL && self.by_kernel.load(Ordering::Relaxed);
+        if few && self.memory.zero_by_kernel(offset, len) {
+            return true;
+        }
         // SAFETY: the frames are in the arena and belong to nobody yet, `done` of their bytes are done; the handler was
         // installed by `Arena::new`.
         let piece = |done: usize| unsafe { crate::fault::zero(pointer.wrapping_add(done), len - done) };

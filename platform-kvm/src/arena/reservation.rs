@@ -86,6 +86,30 @@ impl Reservation {
         Ok(())
     }
 
+    /// Zeroes some pages through the kernel's own mapping of them, so that this process's entries for them stay as they are. Whether it has:
+    /// kernels and filters may refuse, and pages may be write-protected; then some of it may be zero.
+    pub(crate) fn zero_by_kernel(&self, offset: usize, len: usize) -> bool {
+        static ZEROES: [u8; 4096] = [0; 4096];
+        const MOST: usize = 16;
+        let pages = len / ZEROES.len();
+        let Some(address) =
+            self.checked(offset, len).filter(|_| len.is_multiple_of(ZEROES.len()) && pages <= MOST)
+        else {
+            return false;
+        };
+        let from = libc::iovec { iov_base: ZEROES.as_ptr().cast_mut().cast(), iov_len: ZEROES.len() };
+        let from = [from; MOST];
+        let to = libc::iovec { iov_base: address.cast(), iov_len: len };
+        // SAFETY: no preconditions.
+        let own = unsafe { libc::getpid() };
+        // SAFETY: the kernel only reads `ZEROES`, `pages` times, and writes to this process's memory inside this reservation, which only ever holds
+        // memory that is accessed through raw pointers; whose it is has been decided by the caller.
+        let done = unsafe {
+            libc::process_vm_writev(own, from.as_ptr(), pages as libc::c_ulong, &raw const to, 1, 0)
+        };
+        usize::try_from(done) == Ok(len)
+    }
+
     /// Pointer to a range, if it is inside.
     pub(crate) fn checked(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let end = offset.checked_add(len)?;

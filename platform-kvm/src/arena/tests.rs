@@ -177,6 +177,31 @@ fn vectored_file_io() {
 }
 
 #[test]
+fn few_frames_are_cleared_by_the_kernel() {
+    let arena = arena(u32::MAX);
+    arena.keep_host_entries_clean();
+    for count in [1, 3, 16, 17, 40] {
+        let frames = arena.alloc(count, Alignment::Page).unwrap();
+        let len = count as usize * PAGE_SIZE as usize;
+        arena.write(arena.gpa(frames.first), &vec![0xa5; len]).unwrap();
+        arena.release(frames);
+        assert_eq!(arena.alloc(count, Alignment::Page), Ok(frames), "the newest is used again");
+        let mut bytes = vec![1; len];
+        arena.read(arena.gpa(frames.first), &mut bytes).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+    let memory = arena.memory();
+    assert!(memory.zero_by_kernel(0, 4096));
+    assert!(!memory.zero_by_kernel(memory.len(), 4096), "outside");
+    assert!(!memory.zero_by_kernel(0, 5000), "no whole pages");
+    assert!(!memory.zero_by_kernel(0, 17 * 4096), "too many");
+    // Read-only for a moment: the caller clears it in the usual way, which waits.
+    memory.protect(4096, 4096, libc::PROT_READ).unwrap();
+    assert!(!memory.zero_by_kernel(4096, 4096));
+    memory.protect(4096, 4096, libc::PROT_READ | libc::PROT_WRITE).unwrap();
+}
+
+#[test]
 fn a_certain_block() {
     let arena = arena(u32::MAX);
     let blocks = arena.alloc(3 * 512, Alignment::Huge).unwrap();

@@ -1,7 +1,7 @@
 //! The system calls that a confined sentry may make: one line each, with the reason.
 //!
 //! What is not here kills the process. Absent on purpose: everything that takes a path (`open*`, `stat*`, `mount`, `unlink`, …), makes a
-//! socket that leaves the sandbox (`socket`), runs a program (`execve*`), looks into processes (`ptrace`, `process_vm_*`, `pidfd_*`), makes a
+//! socket that leaves the sandbox (`socket`), runs a program (`execve*`), looks into processes (`ptrace`, `process_vm_readv`, `pidfd_*`), makes a
 //! process (`fork`; `clone` only for threads), or makes memory executable. `clone3` hides its flags in memory, where a filter cannot see
 //! them, so it fails with `ENOSYS` ([`UNSEEN`]) and the C library falls back to `clone`; `openat` fails likewise, it never opens anything.
 
@@ -85,6 +85,7 @@ pub const RULES: &[Rule] = &[
     allow(libc::SYS_munmap, "the reverse of mmap"),
     allow(libc::SYS_mremap, "growing large heap blocks"),
     allow(libc::SYS_madvise, "giving guest memory back, huge pages"),
+    allow_if(libc::SYS_process_vm_writev, When::ArgIsOwnPid(0), "clearing guest frames of ours without making the host's entries dirty; what it may do a store may do, too"),
     allow(libc::SYS_brk, "the heap"),
     allow(libc::SYS_memfd_create, "memory that is shared between mappings"),
     allow(libc::SYS_ftruncate, "sizing those; truncating donated files"),
