@@ -8,7 +8,7 @@ use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_dtable,
     kvm_msr_entry, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
 };
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd};
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -201,16 +201,6 @@ fn set_tsc(fd: &VcpuFd) -> Result<(), Error> {
         return Ok(());
     }
     set_msr(fd, MSR_TSC, crate::machine::rdtsc())
-}
-
-/// How many pages KVM may use at most for tables that it derives from the guest's. Without this it is 2 % of the memory that has a
-/// slot, and slots grow with use: a few hundred vCPUs, each with the tables of its address space in use, cannot run in that
-/// (`KVM_RUN` fails with `ENOSPC`). What is really used counts as the caller's memory, as before. A host that derives no tables has
-/// no use for it, and may refuse.
-pub(crate) fn set_derived_tables(vm: &VmFd, pages: u32) {
-    let request = libc::_IO(KVM_IOCTL_TYPE, 0x44); // KVM_SET_NR_MMU_PAGES
-    // SAFETY: `vm` is a virtual machine, and the argument of this request is a number: KVM reads and writes no memory of ours.
-    unsafe { libc::ioctl(vm.as_raw_fd(), request, libc::c_ulong::from(pages)) };
 }
 
 pub(crate) fn unusable(what: &'static str, e: kvm_ioctls::Error) -> Error {

@@ -33,11 +33,6 @@ pub struct MachineConfig {
     pub max_table_pages: u32,
 }
 
-/// Pages of derived tables for each vCPU that there may be: several address spaces that it was in last, none of them small.
-const DERIVED_TABLES: u32 = 128;
-/// Pages of derived tables of a machine with few vCPUs.
-const DERIVED_TABLES_LEAST: u32 = 4096;
-
 impl Default for MachineConfig {
     /// 512 vCPUs, a quarantine of 1024 pages, 1 GiB of tables.
     fn default() -> Self {
@@ -107,10 +102,6 @@ impl Machine {
             return Err(Error::ArenaTooLarge { end, bits: cpu.physical_bits });
         }
         let vm = create_vm(&kvm)?;
-        cpu::set_derived_tables(
-            &vm,
-            config.max_vcpus.saturating_mul(DERIVED_TABLES).max(DERIVED_TABLES_LEAST),
-        );
         let control = Control::new(config.max_vcpus)?;
         let tables = TableZone::new(config.max_table_pages)?;
         let slots = create_slots(&vm, &control, &tables, arena)?;

@@ -59,6 +59,13 @@ impl PollEvents {
 pub trait Observer: Send + Sync {
     /// Called with the events that may have become true. Runs under the queue's lock: be short, take leaf locks only.
     fn notified(&self, events: PollEvents);
+
+    /// The same for an observer that is told alone ([`WaitQueue::register_exclusive`]). Returns whether somebody will look at it; if
+    /// not, the next one is told as well.
+    fn notified_alone(&self, events: PollEvents) -> bool {
+        self.notified(events);
+        true
+    }
 }
 
 /// The list of observers of one object.
@@ -77,6 +84,7 @@ struct Entry {
     id: u64,
     mask: PollEvents,
     observer: Arc<dyn Observer>,
+    exclusive: bool,
 }
 
 impl WaitQueue {
@@ -88,18 +96,46 @@ impl WaitQueue {
     /// Adds an observer for the events in `mask` (errors and hang-ups are always told) until the result is dropped.
     #[must_use = "dropping the registration removes the observer"]
     pub fn register(&self, mask: PollEvents, observer: Arc<dyn Observer>) -> Registration {
+        self.enter(mask, observer, false)
+    }
+
+    /// Adds an observer of which only one is told of an event, the oldest that does something about it (`EPOLLEXCLUSIVE`). Errors and
+    /// hang-ups are told to all.
+    #[must_use = "dropping the registration removes the observer"]
+    pub fn register_exclusive(&self, mask: PollEvents, observer: Arc<dyn Observer>) -> Registration {
+        self.enter(mask, observer, true)
+    }
+
+    fn enter(&self, mask: PollEvents, observer: Arc<dyn Observer>, exclusive: bool) -> Registration {
         let mut entries = self.entries.lock();
         let id = entries.next_id;
         entries.next_id = id.wrapping_add(1);
-        entries.list.push(Entry { id, mask: mask | PollEvents::ALWAYS, observer });
+        entries.list.push(Entry { id, mask: mask | PollEvents::ALWAYS, observer, exclusive });
         Registration { queue: Arc::downgrade(&self.entries), id }
     }
 
     /// Tells every observer whose mask meets `events`.
     pub fn notify(&self, events: PollEvents) {
+        self.tell(events, |observer| observer.notified(events));
+    }
+
+    /// The same, and returns whether a task was woken that had not been woken already.
+    pub fn notify_anybody(&self, events: PollEvents) -> bool {
+        let mut anybody = false;
+        self.tell(events, |observer| anybody |= observer.notified_alone(events));
+        anybody
+    }
+
+    fn tell(&self, events: PollEvents, mut notify: impl FnMut(&dyn Observer)) {
         let entries = self.entries.lock();
+        let to_all = events.intersects(PollEvents::ALWAYS);
+        let mut taken = false;
         for entry in entries.list.iter().filter(|entry| entry.mask.intersects(events)) {
-            entry.observer.notified(events);
+            if !entry.exclusive || to_all {
+                notify(&*entry.observer);
+            } else if !taken {
+                taken = entry.observer.notified_alone(events);
+            }
         }
     }
 
@@ -330,9 +366,9 @@ impl Waiter {
         self.has(WAITING)
     }
 
-    /// Wakes the task: something it waits for may have happened.
-    pub fn notify(&self) {
-        self.set(NOTIFIED);
+    /// Wakes the task: something it waits for may have happened. Returns whether this was the first to wake it.
+    pub fn notify(&self) -> bool {
+        self.set(NOTIFIED)
     }
 
     /// Makes this and every later wait return [`WaitOutcome::Interrupted`] until the task clears it.
@@ -340,11 +376,13 @@ impl Waiter {
         self.set(INTERRUPTED);
     }
 
-    fn set(&self, flag: u32) {
-        if self.flags.fetch_or(flag, Ordering::SeqCst) & ASLEEP != 0 {
+    fn set(&self, flag: u32) -> bool {
+        let before = self.flags.fetch_or(flag, Ordering::SeqCst);
+        if before & ASLEEP != 0 {
             drop(self.lock.lock());
             self.wake.notify_one();
         }
+        before & flag == 0
     }
 
     /// Called by the task itself once it looks at what interrupted it.
@@ -362,6 +400,10 @@ impl Observer for Waiter {
     fn notified(&self, _events: PollEvents) {
         self.notify();
     }
+
+    fn notified_alone(&self, _events: PollEvents) -> bool {
+        self.notify()
+    }
 }
 
 #[cfg(test)]
@@ -377,6 +419,24 @@ mod tests {
         waiter.arm();
         queue.notify(PollEvents::IN);
         assert_eq!(waiter.wait(None), WaitOutcome::Notified);
+    }
+
+    #[test]
+    fn one_of_the_exclusive_observers_is_told() {
+        let queue = WaitQueue::new();
+        let waiters = [Waiter::new(), Waiter::new(), Waiter::new()];
+        let _shared = queue.register(PollEvents::READABLE, waiters[0].clone());
+        let _first = queue.register_exclusive(PollEvents::READABLE, waiters[1].clone());
+        let _second = queue.register_exclusive(PollEvents::READABLE, waiters[2].clone());
+        let told = || waiters.each_ref().map(|waiter| waiter.has(NOTIFIED));
+        queue.notify(PollEvents::IN);
+        assert_eq!(told(), [true, true, false]);
+        // The first has not looked yet: the second does something about the next event.
+        queue.notify(PollEvents::IN);
+        assert_eq!(told(), [true, true, true]);
+        waiters.iter().for_each(|waiter| waiter.arm());
+        queue.notify(PollEvents::HUP);
+        assert_eq!(told(), [true, true, true]);
     }
 
     #[test]

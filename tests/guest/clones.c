@@ -241,7 +241,45 @@ static void namespaces(void) {
     TRY(setns(self, CLONE_NEWUTS | CLONE_VM));
 }
 
+/* Who may not make namespaces is told so before what kind of namespace there is. */
+static void no_rights(void) {
+    IN_CHILD("without rights") {
+        TRY(setresuid(1000, 1000, 1000));
+        struct clone_args args = {.flags = CLONE_NEWCGROUP, .exit_signal = SIGCHLD};
+        TRY(syscall(SYS_clone3, &args, sizeof args));
+        args.flags = CLONE_NEWUTS;
+        TRY(syscall(SYS_clone3, &args, sizeof args));
+    }
+}
+
+/* kcmp(2), whose numbers are 0 for a file, 1 memory, 2 tables of files, 3 directories, 4 handlers. */
+static void same_or_not(void) {
+    pid_t self = getpid(), pid = fork();
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    int one = dup(1), other = open("/", O_PATH);
+    for (int kind = 1; kind < 5; kind++) {
+        TRY(syscall(SYS_kcmp, self, self, kind, 0, 0));
+        printf("child: %s\n", syscall(SYS_kcmp, self, pid, kind, 0, 0) > 0 ? "another" : "the same");
+    }
+    TRY(syscall(SYS_kcmp, self, pid, 0, one, 1));
+    long way = syscall(SYS_kcmp, self, self, 0, one, other), back = syscall(SYS_kcmp, self, self, 0, other, one);
+    printf("order %s\n", way + back == 3 && way != back ? "ok" : "bad");
+    printf("the child has no such file: %ld\n", syscall(SYS_kcmp, self, pid, 0, 1, other));
+    TRY(syscall(SYS_kcmp, self, self, 0, 99, 99));
+    TRY(syscall(SYS_kcmp, self, self, 77, 0, 0));
+    TRY(syscall(SYS_kcmp, self, 30000, 0, 0, 0));
+    kill(pid, SIGKILL);
+    reap("child", pid);
+    close(one);
+    close(other);
+}
+
 int main(void) {
+    no_rights();
+    same_or_not();
     flags();
     pthread_t thread;
     pthread_create(&thread, NULL, clear_tid, NULL);

@@ -1,5 +1,6 @@
 /* eventfd, timerfd, signalfd, inotify. */
 #include "check.h"
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
@@ -156,7 +157,41 @@ static void watches(void) {
     rmdir("watched");
 }
 
+/* Four processes with an epoll each watch one pipe with EPOLLEXCLUSIVE: every byte wakes one of them. */
+static void exclusive(void) {
+    enum { WAITERS = 4 };
+    int bytes[2], woken[2], ready[2];
+    pipe(bytes), pipe(woken), pipe(ready);
+    for (int i = 0; i < WAITERS; i++)
+        if (fork() == 0) {
+            int set = epoll_create1(0);
+            struct epoll_event event = {.events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE};
+            epoll_ctl(set, EPOLL_CTL_ADD, bytes[0], &event);
+            write(ready[1], "r", 1);
+            if (epoll_wait(set, &event, 1, 20000) == 1)
+                write(woken[1], "w", 1);
+            _exit(0);
+        }
+    char text[16];
+    for (int i = 0; i < WAITERS; i++)
+        read(ready[0], text, 1);
+    /* Until they sleep. */
+    nap(200);
+    for (int i = 0; i < WAITERS; i++) {
+        write(bytes[1], "b", 1);
+        read(woken[0], text, 1);
+        nap(50);
+        int more = 0;
+        ioctl(woken[0], FIONREAD, &more);
+        printf("byte %d: %d more woken\n", i, more);
+        read(bytes[0], text, 1);
+    }
+    while (wait(NULL) > 0)
+        ;
+}
+
 int main(void) {
+    exclusive();
     counters();
     clocks();
     signals();

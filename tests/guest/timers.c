@@ -133,6 +133,28 @@ int main(void) {
     struct itimerspec absolute = {.it_value = {now.tv_sec + 100, now.tv_nsec}};
     TRY(timer_settime(timer, TIMER_ABSTIME, &absolute, NULL));
     timer_gettime(timer, &left);
+    /* Due in the past, with a short period: what was missed counts, and no more than fits. */
+    signal(SIGALRM, SIG_IGN);
+    sigset_t alarms;
+    sigemptyset(&alarms);
+    sigaddset(&alarms, SIGALRM);
+    sigprocmask(SIG_BLOCK, &alarms, NULL);
+    signal(SIGALRM, SIG_DFL);
+    struct sigevent alarm_event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    timer_t late;
+    TRY(timer_create(CLOCK_MONOTONIC, &alarm_event, &late));
+    struct timespec here;
+    clock_gettime(CLOCK_MONOTONIC, &here);
+    siginfo_t info;
+    struct itimerspec missed = {{10, 0}, {here.tv_sec - 105, here.tv_nsec}};
+    TRY(timer_settime(late, TIMER_ABSTIME, &missed, NULL));
+    TRY(sigwaitinfo(&alarms, &info));
+    printf("overrun %d %d\n", info.si_overrun, timer_getoverrun(late));
+    missed = (struct itimerspec){{0, 1}, {here.tv_sec - 5, here.tv_nsec}};
+    TRY(timer_settime(late, TIMER_ABSTIME, &missed, NULL));
+    TRY(sigwaitinfo(&alarms, &info));
+    printf("overrun %d\n", timer_getoverrun(late));
+    TRY(timer_delete(late));
     printf("left: %s\n", left.it_value.tv_sec >= 98 && left.it_value.tv_sec <= 100 ? "98 to 100" : "wrong");
     return 0;
 }

@@ -316,20 +316,23 @@ fn restart_sequences(ctx: &SyscallContext<'_>) -> SysResult {
     ctx.task.mm().barrier()
 }
 
-/// The memory of another process, as `ptrace` would let the caller have it. `ESRCH`, `EPERM`.
-fn remote_mm(ctx: &SyscallContext<'_>, pid: i32) -> SysResult<Arc<Mm>> {
-    let namespace = ctx.task.pid_namespace().ok_or(Errno::ESRCH)?;
-    let target = namespace.task(pid).ok_or(Errno::ESRCH)?;
+/// Whether `ptrace` would let the caller look into a thread; `EPERM` if not.
+pub(super) fn may_read(ctx: &SyscallContext<'_>, target: &Task) -> SysResult {
     if Arc::ptr_eq(target.thread_group(), ctx.task.thread_group()) {
-        return Ok(target.mm());
+        return Ok(());
     }
     let (who, whose) = (ctx.task.credentials(), target.credentials());
     let same = [whose.euid, whose.suid, whose.uid].iter().all(|uid| *uid == who.uid)
         && [whose.egid, whose.sgid, whose.gid].iter().all(|gid| *gid == who.gid)
         && who.permitted.contains(whose.permitted);
-    if !same && !who.has(Capability::SYS_PTRACE) {
-        return Err(Errno::EPERM);
-    }
+    if same || who.has(Capability::SYS_PTRACE) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// The memory of another process, as `ptrace` would let the caller have it. `ESRCH`, `EPERM`.
+fn remote_mm(ctx: &SyscallContext<'_>, pid: i32) -> SysResult<Arc<Mm>> {
+    let namespace = ctx.task.pid_namespace().ok_or(Errno::ESRCH)?;
+    let target = namespace.task(pid).ok_or(Errno::ESRCH)?;
+    may_read(ctx, &target)?;
     Ok(target.mm())
 }
 

@@ -13,6 +13,7 @@ pub mod exitless;
 pub mod fcntl;
 pub mod futex;
 pub mod identity;
+pub mod kcmp;
 mod layout;
 pub mod memory;
 pub mod messages;

@@ -312,12 +312,14 @@ pub fn timer_settime(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usi
     let [interval, value] = ctx.task.mm().copy_in::<[RawTime; 2]>(args.raw(2))?;
     let (interval, value) = (interval.timespec()?, value.timespec()?);
     let mut new = setting(interval, value);
+    let mut late = 0;
     if args.uint(1) & linux::TIMER_ABSTIME != 0 && new.value.is_some() {
         let now = timer.clock_now(ctx)?;
         let ahead = value.to_nanos().saturating_sub(now.to_nanos());
         new.value = Some(Duration::from_nanos(u64::try_from(ahead).unwrap_or(0)));
+        late = if ahead < 0 { ahead.unsigned_abs() } else { 0 };
     }
-    let old = timer.set(ctx.kernel().timers(), new);
+    let old = timer.set_late(ctx.kernel().timers(), new, Duration::from_nanos(late));
     if args.raw(3) != 0 {
         ctx.task.mm().copy_out(args.raw(3), &to_pair(old, RawTime::from))?;
     }

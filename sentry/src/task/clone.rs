@@ -144,12 +144,13 @@ fn check(ctx: &SyscallContext<'_>, args: &CloneArgs) -> SysResult {
     if bad {
         return Err(Errno::EINVAL);
     }
+    let privileged = F::NEW_NAMESPACES | F::NEWCGROUP | F::NEWTIME;
+    if flags.intersects(privileged) && !ctx.task.credentials().has(Capability::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
     // As on a kernel that was built without them.
     if flags.intersects(F::NEWUSER | F::NEWCGROUP | F::NEWTIME) {
         return Err(Errno::EINVAL);
-    }
-    if flags.intersects(F::NEW_NAMESPACES) && !ctx.task.credentials().has(Capability::SYS_ADMIN) {
-        return Err(Errno::EPERM);
     }
     if flags.contains(F::SETTLS) && args.tls >= crate::platform::GVA_END {
         return Err(Errno::EPERM);

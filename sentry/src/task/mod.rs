@@ -65,6 +65,7 @@ use crate::kernel::cgroup::PidCharge;
 use crate::kernel::users::UserCharge;
 use crate::mm::Mm;
 use crate::platform::Kicker;
+use crate::time::process_timers::note_taken;
 use crate::vfs::file::File;
 use crate::vfs::{FdTable, FsContext};
 use crate::wait::{WaitQueue, Waiter};
@@ -288,7 +289,12 @@ impl Task {
     pub fn take_signal(&self, wanted: SignalSet) -> Option<SigInfo> {
         let mut group = self.group.lock_signals();
         let own = self.signals.lock().pending.take(wanted);
-        own.or_else(|| group.shared.take(wanted))
+        let taken = own.or_else(|| group.shared.take(wanted));
+        drop(group);
+        if let Some(info) = &taken {
+            note_taken(&self.group, info);
+        }
+        taken
     }
 
     /// Notified of every signal that is sent to it or its process.

@@ -22,6 +22,8 @@ use crate::task::{Resource, SigInfo, Signal, SyscallContext, Task, ThreadGroup};
 
 /// Most POSIX timers of a process.
 const MAX_TIMERS: usize = 1024;
+/// A periodic timer expires no sooner than this after it has expired (Linux's default timer slack); what it misses counts.
+const PERIODIC_GRAIN: Duration = Duration::from_micros(50);
 /// CPU-time timers are looked at no more often than this.
 const CPU_GRAIN: Duration = Duration::from_millis(1);
 
@@ -79,8 +81,8 @@ struct State {
     next: Option<Moment>,
     interval: Duration,
     handle: Option<TimerHandle>,
-    /// Expiries beyond the one that was signalled.
-    overrun: u64,
+    /// Expiries beyond the one that was signalled, of the signal that was taken last.
+    overrun: i32,
 }
 
 /// A point on the timer's own clock.
@@ -143,34 +145,43 @@ impl ProcessTimer {
 
     /// Changes the setting, returning the former. A value of zero fires at once.
     pub fn set(&self, timers: &Arc<Timers>, new: Setting) -> Setting {
+        self.set_late(timers, new, Duration::ZERO)
+    }
+
+    /// The same for a first expiry that was due `late` ago, with those that would have followed it since.
+    pub fn set_late(&self, timers: &Arc<Timers>, new: Setting, late: Duration) -> Setting {
         let old = self.get();
         let mut state = self.state.lock();
         let dropped = state.handle.take();
         state.interval = new.interval;
         state.overrun = 0;
         state.next = new.value.map(|value| match self.measure {
-            Measure::Host => Moment::Host(after(value)),
+            Measure::Host => {
+                let at = after(value);
+                Moment::Host(at.checked_sub(late).unwrap_or(at))
+            }
             _ => Moment::Cpu(
                 self.cpu_nanos().saturating_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX)),
             ),
         });
-        self.arm(timers, &mut state);
+        self.arm(timers, &mut state, None);
         drop(state);
         drop(dropped);
         old
     }
 
-    /// Expiries that were not signalled since the last signal.
+    /// Expiries that the last signal that was taken stands for beyond the first.
     pub fn overrun(&self) -> i32 {
-        i32::try_from(self.state.lock().overrun).unwrap_or(i32::MAX)
+        self.state.lock().overrun
     }
 
-    fn arm(&self, timers: &Arc<Timers>, state: &mut State) {
+    fn arm(&self, timers: &Arc<Timers>, state: &mut State, soonest: Option<Instant>) {
         let (Some(next), Some(this)) = (state.next, self.this.upgrade()) else { return };
         let at = match next {
             Moment::Host(at) => at,
             Moment::Cpu(at) => after(self.shortest_wait(at)),
         };
+        let at = soonest.map_or(at, |soonest| at.max(soonest));
         state.handle = Some(timers.schedule(at, this));
     }
 
@@ -247,6 +258,15 @@ fn enforce_cpu_limit(group: &Arc<ThreadGroup>) {
     }
 }
 
+/// A signal was taken: if it is a timer's, `timer_getoverrun` shows its overrun from now on.
+pub fn note_taken(group: &ThreadGroup, info: &SigInfo) {
+    if let SigFields::Timer { id, overrun, .. } = info.fields
+        && let Ok(timer) = group.timers().get(id)
+    {
+        timer.state.lock().overrun = overrun;
+    }
+}
+
 impl TimerTarget for ProcessTimer {
     fn expired(&self) {
         let Some(group) = self.group.upgrade().filter(|group| !group.has_exited()) else { return };
@@ -258,16 +278,12 @@ impl TimerTarget for ProcessTimer {
         }
         let mut state = self.state.lock();
         let expired = self.expire(&mut state);
-        if let Some(count) = expired {
-            state.overrun = count.saturating_sub(1);
-        }
         let old = state.handle.take();
-        self.arm(group.kernel().timers(), &mut state);
-        let overrun = state.overrun;
+        self.arm(group.kernel().timers(), &mut state, Some(after(PERIODIC_GRAIN)));
         drop(state);
         drop(old);
-        if expired.is_some() {
-            self.signal(&group, overrun);
+        if let Some(count) = expired {
+            self.signal(&group, count.saturating_sub(1));
         }
     }
 }

@@ -146,10 +146,10 @@ impl Item {
         self.mask.store(0, Ordering::Release);
     }
 
-    /// Puts it on the ready list and tells who waits for the epoll.
-    pub fn mark_ready(self: &Arc<Item>) {
+    /// Puts it on the ready list and tells who waits for the epoll. Returns whether that woke somebody.
+    pub fn mark_ready(self: &Arc<Item>) -> bool {
         self.shared.put_back(self.clone());
-        self.shared.queue.notify(PollEvents::READABLE);
+        self.shared.queue.notify_anybody(PollEvents::READABLE)
     }
 
     fn place(&self) -> Place {
@@ -167,11 +167,10 @@ impl Item {
 
 impl Observer for Item {
     fn notified(&self, events: PollEvents) {
-        if !self.mask().intersects(events) {
-            return;
-        }
-        if let Some(item) = self.me.upgrade() {
-            item.mark_ready();
-        }
+        self.notified_alone(events);
+    }
+
+    fn notified_alone(&self, events: PollEvents) -> bool {
+        self.mask().intersects(events) && self.me.upgrade().is_some_and(|item| item.mark_ready())
     }
 }

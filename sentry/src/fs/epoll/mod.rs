@@ -18,7 +18,9 @@
 //! Lock order: `NESTING`, an outer epoll's items, an inner epoll's items, the objects' locks, their queues, ready
 //! lists (leaf), the epoll's own queue. Nesting is kept free of cycles and at most [`nesting::MAX_DEPTH`] deep.
 //!
-//! Not there yet: waking only one of several waiters (all wake; whoever comes first gets the event), busy polling.
+//! Of several epolls that watch a file with `EPOLLEXCLUSIVE`, the first with somebody who waits is told.
+//!
+//! Not there yet: waking only one of several waiters of one epoll (all wake; whoever comes first gets the event), busy polling.
 
 mod item;
 mod nesting;
@@ -145,7 +147,11 @@ impl Epoll {
             return Err(Errno::ENOSPC);
         }
         let item = Item::new(fd, file, interest, data, &self.shared);
-        let registration = queue.register(interest.events(), item.clone());
+        let registration = if interest.contains(Interest::EXCLUSIVE) {
+            queue.register_exclusive(interest.events(), item.clone())
+        } else {
+            queue.register(interest.events(), item.clone())
+        };
         items.insert(key, Entry { item: item.clone(), registration });
         if item.is_ready(file) {
             item.mark_ready();

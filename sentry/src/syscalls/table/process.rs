@@ -1,7 +1,7 @@
 //! System calls for processes and threads: clone, execve, exit, wait, sessions, scheduling.
 
 use super::{Entry, call};
-use crate::syscalls::{namespaces, process, rseq, sched};
+use crate::syscalls::{kcmp, namespaces, process, rseq, sched};
 
 /// This family's lines.
 #[rustfmt::skip]
@@ -47,4 +47,5 @@ pub const CALLS: &[Entry] = &[
     call!(pidfd_open,             process::pidfd_open,           [Pid Hex],                   Full,    ""),
     call!(clone3,                 process::clone3,               [Ptr Size],                  Partial, "no user, cgroup and time namespaces, no chosen pids"),
     call!(pidfd_getfd,            process::pidfd_getfd,          [Fd Fd Hex],                 Full,    ""),
+    call!(kcmp,                   kcmp::kcmp,                    [Pid Pid Int Hex Hex],       Partial, "no KCMP_IO, KCMP_SYSVSEM, KCMP_EPOLL_TFD"),
 ];

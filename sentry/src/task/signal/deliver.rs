@@ -9,6 +9,7 @@ use super::{Action, DefaultAction, Disposition, ExitStatus, SigInfo, Signal, Sig
 use crate::errno::Errno;
 use crate::syscalls::numbers;
 use crate::task::{Task, TaskLocal, Work, rseq};
+use crate::time::process_timers::note_taken;
 
 /// What came of looking for a signal.
 enum Found {
@@ -76,6 +77,8 @@ fn next(task: &Arc<Task>) -> Found {
                 if action.has(linux::SA_RESETHAND) {
                     handlers.set(signal, Action { disposition: Disposition::Default, ..action });
                 }
+                drop(signals);
+                note_taken(group, &info);
                 return Found::Handler(info, action);
             }
             Disposition::Default => {}

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use linux_raw_sys::general as linux;
 
-use super::info::SigInfo;
+use super::info::{SigFields, SigInfo};
 use super::number::SignalSet;
 use crate::errno::{Errno, SysResult};
 
@@ -59,6 +59,9 @@ impl PendingQueue {
     /// Adds a signal. `Ok(false)`: it was a standard signal that is pending already. `EAGAIN` as described above.
     pub fn push(&mut self, info: SigInfo, count: &Arc<SignalCount>, limit: u64) -> SysResult<bool> {
         let signal = info.signal;
+        if self.merge(&info) {
+            return Ok(false);
+        }
         if !signal.is_realtime() && self.set.contains(signal) {
             return Ok(false);
         }
@@ -72,6 +75,21 @@ impl PendingQueue {
         }
         self.set.add(signal);
         Ok(true)
+    }
+
+    /// A timer has one signal at a time: if it is pending already, its overrun grows.
+    fn merge(&mut self, info: &SigInfo) -> bool {
+        let SigFields::Timer { id, overrun: more, .. } = info.fields else { return false };
+        for (pending, _) in self.queue.iter_mut().filter(|(pending, _)| pending.signal == info.signal) {
+            match &mut pending.fields {
+                SigFields::Timer { id: of, overrun, .. } if *of == id => {
+                    *overrun = overrun.saturating_add(more).saturating_add(1);
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Takes the next signal out of `wanted`: synchronous ones first, then the lowest number, in order of arrival.
