@@ -208,9 +208,20 @@ impl Lookout {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// Of how many directories.
+    #[cfg(test)]
+    pub(super) fn directories(&self) -> usize {
+        self.directories.lock().len()
+    }
+
     /// Files of one more directory wait.
     fn add(&self, fs: &GoferFs, directory: Weak<GoferInode>) {
-        self.directories.lock().push(directory);
+        {
+            let mut directories = self.directories.lock();
+            if !directories.iter().any(|known| Weak::ptr_eq(known, &directory)) {
+                directories.push(directory);
+            }
+        }
         self.keep_within_bounds(fs);
     }
 

@@ -233,3 +233,22 @@ fn who_usually_asks_for_all_gets_them_at_the_first() {
         assert_eq!(directory("d9").waiting_ahead(), 0, "{sharing:?}");
     }
 }
+
+#[test]
+fn a_directory_that_keeps_changing_counts_once() {
+    let served = serve_dir(Sharing::Exclusive);
+    for i in 0..20 {
+        fs::write(served.host(&format!("f{i}")), b"data").unwrap();
+    }
+    let root = served.fs.root().unwrap();
+    for round in 0..6 {
+        // Names that are not known yet, in a directory of another version than before.
+        for i in 0..9 {
+            assert_eq!(root.lookup(format!("none{round}-{i}").as_bytes()).err(), Some(Errno::ENOENT));
+        }
+        assert!(served.fs.lookout().waiting() > 0, "{round}");
+        assert_eq!(served.fs.lookout().directories(), 1);
+        let caller = Caller::kernel(served.path.clone());
+        caller.mkdir(&served.path, format!("d{round}").as_bytes(), 0o755).unwrap();
+    }
+}
