@@ -11,6 +11,11 @@
 //! - a leaf of the same block, at any time: the direct shadow page is then what it should be (KVM itself makes another when the rights differ);
 //! - anything else only after a full flush that began later: [`AddressSpace::settle_trace`].
 //!
+//! # One place for a block
+//! KVM has one direct shadow page for a block and its rights, whoever maps it. Through a link that is left behind, an address would show what another
+//! leaf of the same block, elsewhere, fills in there. So a block is mapped by a leaf at one place only ([`Places`]): elsewhere small entries do it, until the
+//! space of that place is gone, or a flush has been completed that began after the leaf there was gone. Small entries never fill a direct shadow page.
+//!
 //! The flush needs nobody to leave the guest: KVM, before it links a shadow page, reads the entries above it again under the lock that the flush
 //! takes. So what is linked later comes from what the entry says by then, and what was linked earlier is gone.
 //!
@@ -22,6 +27,8 @@ use crate::error::Error;
 use crate::host_mode::Paging;
 use crate::space::{AddressSpace, GVA_END, HUGE, index};
 use crate::tables::{ACCESSED, PRESENT};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What was in an entry that is not present.
@@ -71,13 +78,58 @@ impl Trace {
     }
 }
 
+/// Where the blocks are, or were, that a leaf has mapped under shadow paging. A leaf lock, taken under the `tree` lock of spaces.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    by_block: Mutex<BTreeMap<u64, Place>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    space: u64,
+    gva: u64,
+    /// What the leaf there has left, if it is gone.
+    left: Option<Trace>,
+}
+
+impl Places {
+    /// Makes this the place of a block, unless another one is or may still be linked to its direct shadow page. Whether it is.
+    fn take(&self, block: u64, space: u64, gva: u64, completed: u64) -> bool {
+        let mut places = self.by_block.lock();
+        let is_free = places.get(&block).is_none_or(|place| {
+            (place.space, place.gva) == (space, gva)
+                || place.left.is_some_and(|trace| trace.is_gone(completed))
+        });
+        if is_free {
+            places.insert(block, Place { space, gva, left: None });
+        }
+        is_free
+    }
+
+    /// The leaf of a block is gone.
+    fn leave(&self, trace: Trace) {
+        if let Some(place) = self.by_block.lock().get_mut(&trace.block) {
+            place.left = Some(trace);
+        }
+    }
+
+    /// Nobody runs in a space any more, nor ever will.
+    pub(crate) fn forget(&self, space: u64) {
+        self.by_block.lock().retain(|_, place| place.space != space);
+    }
+}
+
 impl AddressSpace {
-    /// Whether a 2 MiB leaf may show this block.
-    pub(crate) fn bears_leaf(&self, gpa: u64, bits: u64) -> bool {
-        let nested = self.machine.mode().paging == Paging::Nested;
+    /// Whether a 2 MiB leaf may show this block at `gva`, which is then its place. The caller holds the `tree` lock.
+    pub(crate) fn bears_leaf(&self, gva: u64, gpa: u64, bits: u64) -> bool {
+        if self.machine.mode().paging == Paging::Nested {
+            return true;
+        }
         let arena = self.machine.arena();
         // Entries ahead of their use are there to be taken away again.
-        nested || (bits & ACCESSED != 0 && (arena.huge_start().0..arena.window_start().0).contains(&gpa))
+        bits & ACCESSED != 0
+            && (arena.huge_start().0..arena.window_start().0).contains(&gpa)
+            && self.machine.places().take(gpa, self.id(), gva, self.machine.flushes_completed())
     }
 
     /// Takes a leaf away; says what it was. The caller holds the `tree` lock.
@@ -85,7 +137,9 @@ impl AddressSpace {
         let entry = slot.swap(0, Ordering::SeqCst);
         if self.machine.mode().paging == Paging::Shadow && entry & ACCESSED != 0 {
             // Counted when the leaf is gone: a flush that begins before is none.
-            slot.store(Trace::new(entry, self.machine.flushes_begun()).to_entry(), Ordering::SeqCst);
+            let trace = Trace::new(entry, self.machine.flushes_begun());
+            self.machine.places().leave(trace);
+            slot.store(trace.to_entry(), Ordering::SeqCst);
         }
         entry
     }
@@ -128,6 +182,22 @@ mod tests {
         }
         assert_eq!(Trace::of_entry(0), None);
         assert_eq!(Trace::of_entry(PRESENT | 0x4_0000_0000), None);
+    }
+
+    #[test]
+    fn a_block_has_one_place() {
+        let (places, block) = (Places::default(), 0x4_0020_0000);
+        assert!(places.take(block, 1, 0, 0));
+        assert!(places.take(block, 1, 0, 0), "the same place");
+        assert!(!places.take(block, 1, HUGE, 0), "elsewhere in the space");
+        assert!(!places.take(block, 2, 0, 100), "mapped, whatever was flushed");
+        assert!(places.take(block + HUGE, 2, 0, 0), "another block");
+        places.leave(Trace::new(block, 7));
+        assert!(!places.take(block, 2, 0, 7), "that flush may have begun before");
+        assert!(places.take(block, 2, 0, 8));
+        assert!(!places.take(block, 1, 0, 8));
+        places.forget(2);
+        assert!(places.take(block, 3, 0, 8));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::cpu::{self, CpuTemplate};
 use crate::error::{Error, ProbeError};
 use crate::exitless::{Dispatch, DispatchCounters};
 use crate::host_mode::{HostMode, Paging, Ring0};
+use crate::large::Places;
 use crate::layout::*;
 use crate::pool::VcpuPool;
 use crate::slots::{Slots, Zone};
@@ -73,6 +74,7 @@ pub struct Machine {
     control: Control,
     tables: TableZone,
     slots: Slots,
+    places: Places,
     /// A root without a lower half, for vCPUs that have not run yet.
     idle_root: Table,
     next_space: AtomicU64,
@@ -121,6 +123,7 @@ impl Machine {
             control,
             tables,
             slots,
+            places: Places::default(),
             idle_root,
             next_space: AtomicU64::new(1),
             next_thread: AtomicU64::new(1),
@@ -281,6 +284,11 @@ impl Machine {
     /// Makes KVM drop everything it derived from guest tables.
     pub(crate) fn flush_everything(&self) -> Result<(), Error> {
         self.slots.flush_everything(&self.vm)
+    }
+
+    /// Where blocks are mapped by leaves.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Full flushes that have begun.

@@ -192,7 +192,12 @@ impl AddressSpace {
         let directory = self.directory(part.gva)?;
         let slot = tables.entry(directory, index(part.gva, 2));
         let entry = slot.load(Ordering::Relaxed);
-        let whole = part.len == HUGE && part.gpa.is_multiple_of(HUGE) && self.bears_leaf(part.gpa, part.bits);
+        let unlinks = self.machine.mode().paging == Paging::Nested;
+        let is_table = entry & PRESENT != 0 && entry & LARGE == 0;
+        let whole = part.len == HUGE
+            && part.gpa.is_multiple_of(HUGE)
+            && (unlinks || !is_table)
+            && self.bears_leaf(part.gva, part.gpa, part.bits);
         if entry & PRESENT == 0 {
             self.settle_trace(entry, whole.then_some(part.gpa))?;
             if whole {
@@ -214,8 +219,7 @@ impl AddressSpace {
             return Ok(());
         }
         let table = Table::of_entry(entry);
-        let unlinks = self.machine.mode().paging == Paging::Nested;
-        if whole && unlinks && self.is_empty(table) {
+        if whole && self.is_empty(table) {
             conflicts.push(part.gva..part.gva + part.len);
         } else {
             self.fill_table(table, part, conflicts);
@@ -412,6 +416,7 @@ impl Drop for AddressSpace {
         let slots = self.slots.get_mut();
         slots.users.iter().for_each(|vcpu| self.machine.dispatch().unbind(*vcpu, self.id));
         tables.extend(slots.pages.values());
+        self.machine.places().forget(self.id);
         let shadow = self.machine.mode().paging == Paging::Shadow;
         self.machine.tables().free(&tables, Some(self.root), shadow);
         self.machine.flush_quarantine_if_full();

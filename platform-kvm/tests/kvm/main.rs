@@ -60,6 +60,7 @@ const TESTS: &[Test] = &[
     ("replaced_page_while_running", revocation::replaced_page_while_running),
     ("split_and_merge_while_running", revocation::split_and_merge_while_running),
     ("blocks_change_under_readers", revocation::blocks_change_under_readers),
+    ("a_block_is_seen_at_its_place_only", revocation::a_block_is_seen_at_its_place_only),
     ("a_block_comes_back_without_a_flush", revocation::a_block_comes_back_without_a_flush),
     ("table_pages_are_reused_safely", revocation::table_pages_are_reused_safely),
     ("writers_never_notice_a_revocation", revocation::writers_never_notice_a_revocation),

@@ -444,6 +444,59 @@ pub fn blocks_change_under_readers() {
     blocks.into_iter().for_each(free);
 }
 
+/// A block that is mapped by one entry elsewhere must not be seen where it was before, nor be written where it may only be read, whatever KVM
+/// shares between the two places: in the same space, in another one, and while both show it.
+pub fn a_block_is_seen_at_its_place_only() {
+    let lab = Lab::new();
+    lab.load(one::read());
+    let other = lab.beside();
+    let block = lab.arena.alloc(512, Alignment::Huge).unwrap();
+    let gpa = lab.arena.gpa(block.first);
+    // The host's pages are small from now on, so KVM shadows a leaf by a page.
+    lab.set_word(gpa, 1);
+    lab.space.map(REPORT, gpa, PAGE, RW).unwrap();
+    let read = |lab: &Lab, addr: u64| {
+        let mut registers = Registers { rdi: addr, ..start() };
+        let exit = lab.run(&mut registers);
+        (exit, registers.rax)
+    };
+    assert_eq!(read(&lab, REPORT), (Exit::Syscall, 1));
+    lab.space.revoke(&[Change::Protect { range: REPORT..REPORT + PAGE, perms: R }]).unwrap();
+    lab.space.revoke(&[Change::Unmap(REPORT..REPORT + PAGE)]).unwrap();
+    let unmap = |lab: &Lab, at: u64, in_place: bool| {
+        let changes = [Change::Unmap(at..at + HUGE)];
+        if in_place { drop(revoke_in_place(lab, &changes, &[])) } else { lab.space.revoke(&changes).unwrap() }
+    };
+    let gone = |addr: u64| Exit::PageFault { addr, write: false, exec: false, present: false };
+    let mut at = TARGET;
+    for round in 0..scaled(60, 8) {
+        // Fresh places, which are no tables yet.
+        at += 2 * HUGE;
+        let (here, there) = if round % 2 == 0 { (&lab, &other) } else { (&lab, &lab) };
+        let second = if round % 2 == 0 { at } else { at + HUGE };
+        here.space.map(at, gpa, HUGE, RW).unwrap();
+        lab.set_word(gpa, round);
+        assert_eq!(read(here, at), (Exit::Syscall, round));
+        if round % 4 < 2 {
+            unmap(here, at, round % 3 == 0);
+            there.space.map(second, gpa, HUGE, RW).unwrap();
+            assert_eq!(read(there, second), (Exit::Syscall, round));
+        } else {
+            there.space.map(second, gpa, HUGE, RW).unwrap();
+            assert_eq!(read(there, second), (Exit::Syscall, round));
+            unmap(here, at, round % 3 == 0);
+            assert_eq!(read(there, second + 3 * PAGE).0, Exit::Syscall);
+            assert_eq!(read(there, second), (Exit::Syscall, round));
+        }
+        for addr in [at, at + 3 * PAGE] {
+            assert_eq!(read(here, addr).0, gone(addr), "round {round}");
+        }
+        unmap(there, second, round % 3 == 1);
+        assert_eq!(read(there, second).0, gone(second));
+    }
+    free(block);
+}
+
 /// What a taken leaf leaves behind is known, and the same block is mapped again without a full flush; another one with one.
 pub fn a_block_comes_back_without_a_flush() {
     let lab = Lab::new();
