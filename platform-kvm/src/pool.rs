@@ -137,12 +137,17 @@ impl VcpuPool {
         result
     }
 
+    /// Only the thread whose turn it is looks for a vCPU: with hundreds that wait, as many searches would have the processors.
     fn wait(&self, machine: &Machine, ticket: u64) -> Result<Vcpu, Error> {
         loop {
             {
                 let mut state = self.state.lock();
-                let first = state.waiting.front() == Some(&ticket);
-                if let Some(vcpu) = first.then(|| state.free.pop()).flatten() {
+                if state.waiting.front() != Some(&ticket) {
+                    // Whoever is served tells the others; bounded all the same.
+                    self.changed.wait_for(&mut state, Duration::from_millis(50));
+                    continue;
+                }
+                if let Some(vcpu) = state.free.pop() {
                     return Ok(vcpu);
                 }
             }
@@ -150,7 +155,7 @@ impl VcpuPool {
                 continue;
             }
             let mut state = self.state.lock();
-            if state.free.is_empty() || state.waiting.front() != Some(&ticket) {
+            if state.free.is_empty() {
                 // Bounded: a thread may turn idle without telling anybody.
                 self.changed.wait_for(&mut state, Duration::from_millis(2));
             }
