@@ -27,7 +27,7 @@ const DIRTY_MAX: u32 = 1024;
 /// A count from here on is never decremented: the frame leaks instead of being freed under somebody.
 const PINNED: u32 = 1 << 31;
 /// As many frames as are cleared by the kernel: more cost it more than what that saves.
-const BY_KERNEL: u32 = 16;
+const BY_KERNEL: u32 = 4;
 /// End of a list.
 const NONE: u32 = u32::MAX;
 
