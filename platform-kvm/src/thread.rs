@@ -127,7 +127,12 @@ impl GuestThread {
                 dispatch.exited(&mut seat.history, handled, vcpu.take_withdrawn());
                 Ok(Some(Exit::Syscall))
             }
-            Left::Exit(exit) => Ok(Some(exit)),
+            Left::Exit(exit) => {
+                if matches!(exit, Exit::PageFault { .. }) {
+                    dispatch.faulted();
+                }
+                Ok(Some(exit))
+            }
             Left::Answered => {
                 gate.take_kick();
                 Ok(Some(Exit::Interrupted))

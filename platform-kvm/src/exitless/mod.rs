@@ -113,6 +113,8 @@ pub struct DispatchCounters {
     pub withdrawn: u64,
     /// Calls made by an exit, the two above among them.
     pub exits: u64,
+    /// Page faults by an exit.
+    pub fault_exits: u64,
     /// How often a dispatcher was woken.
     pub wakes: u64,
     /// How often one stopped because processors were scarce.
@@ -126,6 +128,7 @@ struct Counters {
     refused: AtomicU64,
     withdrawn: AtomicU64,
     exits: AtomicU64,
+    fault_exits: AtomicU64,
     wakes: AtomicU64,
     scarce: AtomicU64,
 }
@@ -243,6 +246,7 @@ impl Dispatch {
             refused: of(&c.refused),
             withdrawn: of(&c.withdrawn),
             exits: of(&c.exits),
+            fault_exits: of(&c.fault_exits),
             wakes: of(&c.wakes),
             scarce: of(&c.scarce),
         }
@@ -324,6 +328,11 @@ impl Dispatch {
             history.streak = 0;
             self.wake(now);
         }
+    }
+
+    /// A page fault has exited.
+    pub(crate) fn faulted(&self) {
+        self.counters.fault_exits.fetch_add(1, Ordering::Relaxed);
     }
 
     fn ticks(&self, microseconds: u64) -> u64 {
