@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::extent_map::{ExtentMap, Ownership, Run};
-use super::frame_store::allocate_run;
 use super::mappable::Backing;
 use super::vma::{Prot, Source, Vma, VmaFlags};
 use super::vma_map::STACK_GUARD_GAP;
@@ -20,9 +19,8 @@ use crate::platform::{GVA_END, Gpa, PAGE_SIZE, Perms};
 const READ_AROUND: u64 = 128;
 /// Pages of a shared object that a write fault maps.
 const WRITE_AROUND: u64 = 16;
-/// Pages copied at once when a private page is written for the first time, alone and in a sequence.
-const COPY_ALONE: u64 = 4;
-const COPY_SEQUENTIAL: u64 = 16;
+/// Pieces of an object that are looked at to read around an address.
+const MAX_PIECES: u32 = 4;
 /// Pages of a 2 MiB entry.
 pub(super) const HUGE: u64 = 512;
 
@@ -244,57 +242,6 @@ impl Mm {
         }
     }
 
-    /// First write to a private mapping of an object: copies the page, and a few more of a program.
-    fn copy_from_object(&self, vma: &Vma, addr: u64, perms: Perms) -> Result<Piece, FaultOutcome> {
-        let page = addr / PAGE_SIZE;
-        // A page that the process has not written shows the object's later changes; only images have none.
-        let image = vma.flags.contains(VmaFlags::IMAGE);
-        let end = if image { self.copy_window(vma, &self.pages.lock(), page).end } else { page + 1 };
-        let bounds = page..end;
-        let (mapping, offset) = vma.object_at(page_down(addr)).ok_or(FaultOutcome::Bus)?;
-        let len = (bounds.end - page) * PAGE_SIZE;
-        let from = mapping.object.translate(offset, len, false).map_err(outcome)?;
-        let count = (from.len / PAGE_SIZE).clamp(1, bounds.end - page);
-        let frames = allocate_run(self.arena, page, u32::try_from(count).unwrap_or(1))
-            .map_err(|_| FaultOutcome::OutOfMemory)?;
-        let mut run = Run { page, first: frames.first, count: frames.count, ownership: Ownership::Exclusive };
-        let copied = self.copy_pages(from.gpa, &run);
-        let mut pages = self.pages.lock();
-        // Keep what was copied whole, up to the first page that somebody else made meanwhile.
-        let free = pages.next_present(page).map_or(u32::MAX, |next| clamp_u32(next - page));
-        let kept = copied.min(free);
-        if kept < run.count {
-            let rest = Run { first: run.frame(page + u64::from(kept)), count: run.count - kept, ..run };
-            self.arena.release(rest.frames());
-        }
-        if kept == 0 {
-            let run = pages.around(page, &block(vma, page, HUGE)).ok_or(FaultOutcome::Bus)?;
-            return self.private_present(vma, &mut pages, run, addr, MemoryAccess::Write);
-        }
-        run.count = kept;
-        pages.insert(run);
-        self.note_rss(&pages);
-        self.enter(run, perms)?;
-        Ok(self.piece(&run, addr))
-    }
-
-    /// Copies into the frames of `to`; returns how many whole pages came over (the host may have lost the rest).
-    pub(super) fn copy_pages(&self, from: Gpa, to: &Run) -> u32 {
-        let len = u64::from(to.count) * PAGE_SIZE;
-        let len = usize::try_from(len).unwrap_or(0);
-        match self.arena.copy(from, self.arena.gpa(to.first), len) {
-            Ok(()) => to.count,
-            Err(fault) => clamp_u32(fault.done as u64 / PAGE_SIZE),
-        }
-    }
-
-    /// Pages to copy around `page`: few when it is alone, more behind a page that is exclusive already.
-    pub(super) fn copy_window(&self, vma: &Vma, pages: &ExtentMap, page: u64) -> Range<u64> {
-        let before = page.checked_sub(1).and_then(|before| pages.at(before));
-        let sequential = before.is_some_and(|run| run.ownership == Ownership::Exclusive);
-        block(vma, page, if sequential { COPY_SEQUENTIAL } else { COPY_ALONE })
-    }
-
     /// A read of an object through a private mapping: enters its own pages, read-only, where there are no copies.
     fn map_private_object(
         &self,
@@ -307,7 +254,8 @@ impl Mm {
         if let Some(footprint) = self.footprint.get() {
             footprint.note_read(page);
         }
-        let (start, backing) = self.translate_around(vma, page, READ_AROUND, access)?;
+        let around = block(vma, page, READ_AROUND);
+        let (start, backing) = self.translate_around(vma, page, around, false)?;
         let mut pages = self.pages.lock();
         if let Some(run) = pages.around(page, &block(vma, page, HUGE)) {
             return self.private_present(vma, &mut pages, run, addr, access);
@@ -353,8 +301,9 @@ impl Mm {
             MemoryAccess::Write => WRITE_AROUND,
             _ => READ_AROUND,
         };
-        let (start, backing) = self.translate_around(vma, page, around, access)?;
-        if access == MemoryAccess::Write && !backing.writable {
+        let write = access == MemoryAccess::Write;
+        let (start, backing) = self.translate_around(vma, page, block(vma, page, around), write)?;
+        if write && !backing.writable {
             return Err(FaultOutcome::Bus);
         }
         let perms = if backing.writable { perms } else { perms - Perms::W };
@@ -370,17 +319,15 @@ impl Mm {
         })
     }
 
-    /// Asks the object for the pages around `page`, or from it on where it has no such piece.
-    /// Returns the first page and its memory, which includes `page` and stays inside the VMA.
-    fn translate_around(
+    /// Asks the object for the pages of `window` around `page`, or from it on where it has no such piece. Returns the first page and its
+    /// memory, which includes `page` and stays inside the window.
+    pub(super) fn translate_around(
         &self,
         vma: &Vma,
         page: u64,
-        around: u64,
-        access: MemoryAccess,
+        window: Range<u64>,
+        write: bool,
     ) -> Result<(u64, Backing), FaultOutcome> {
-        let window = block(vma, page, around);
-        let write = access == MemoryAccess::Write;
         let ask = |start: u64| {
             let (mapping, offset) = vma.object_at(start * PAGE_SIZE).ok_or(Errno::EFAULT)?;
             let len = (window.end - start) * PAGE_SIZE;
@@ -389,12 +336,17 @@ impl Mm {
             Ok(backing)
         };
         // Only read-around may look behind: a write must not allocate what nobody has touched.
-        if !write
-            && window.start < page
-            && let Ok(backing) = ask(window.start)
-            && window.start + backing.len / PAGE_SIZE > page
-        {
-            return Ok((window.start, backing));
+        let mut start = window.start;
+        for _ in 0..MAX_PIECES {
+            if write || start >= page {
+                break;
+            }
+            let Some(backing) = ask(start).ok().filter(|backing| backing.len > 0) else { break };
+            let end = start + backing.len / PAGE_SIZE;
+            if end > page {
+                return Ok((start, backing));
+            }
+            start = end;
         }
         let backing = ask(page).map_err(outcome)?;
         if backing.len == 0 { Err(FaultOutcome::Bus) } else { Ok((page, backing)) }
@@ -409,7 +361,7 @@ fn outcome(errno: Errno) -> FaultOutcome {
     }
 }
 
-fn clamp_u32(value: u64) -> u32 {
+pub(super) fn clamp_u32(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
 

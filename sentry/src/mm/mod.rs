@@ -48,6 +48,7 @@ mod limbo;
 mod lock;
 mod map;
 mod mappable;
+mod object_copy;
 mod patch;
 mod private_pages;
 mod protect;

@@ -417,6 +417,70 @@ fn private_mapping_of_an_object_copies_what_is_written() {
     assert_eq!(arena.frames_in_use(), 0);
 }
 
+/// Programs initialise their data in any order: few faults, each page's own content, and nothing beyond what there was room for.
+#[test]
+fn data_of_a_program_is_copied_in_blocks() {
+    let arena = fake::new_arena(10_000);
+    let object = Pages::new(arena, 200);
+    let guest = Guest::new(arena);
+    let in_use = arena.frames_in_use();
+    let image = MapFlags::DENYWRITE;
+    let at = map_object(&guest, &object, 200, image, Prot::all()).unwrap();
+    // Some pages are there before.
+    guest.mm.write_bytes(at + 130 * PAGE_SIZE, &[77]).unwrap();
+    let before = guest.mm.minor_faults.load(Ordering::Relaxed);
+    for page in (0..200).rev() {
+        guest.store(at + page * PAGE_SIZE, 250).unwrap();
+    }
+    let faults = guest.mm.minor_faults.load(Ordering::Relaxed) - before;
+    assert!(faults <= 24, "{faults} faults");
+    for page in 0..200 {
+        assert_eq!(guest.load(at + page * PAGE_SIZE), Ok(250));
+        assert_eq!(guest.load(at + page * PAGE_SIZE + 1), Ok(page as u8 + 1));
+        let mut byte = [0];
+        arena.read(object.translate(page * PAGE_SIZE, PAGE_SIZE, false).unwrap().gpa, &mut byte).unwrap();
+        assert_eq!(byte, [page as u8 + 1], "the object stays as it is");
+    }
+    assert_eq!(arena.frames_in_use() - in_use, 200);
+    drop(guest);
+    drop(object);
+    assert_eq!(arena.frames_in_use(), 0);
+}
+
+/// An object comes in pieces: reading around an address reaches over their ends.
+#[test]
+fn reading_around_spans_the_pieces_of_an_object() {
+    let arena = fake::new_arena(10_000);
+    let object = Pages::new(arena, 100);
+    let guest = Guest::new(arena);
+    // The second piece begins at page 40.
+    drop(object.store.take(40..41));
+    arena.alloc(1, crate::platform::Alignment::Page).unwrap();
+    let backing = object.store.translate(40 * PAGE_SIZE, PAGE_SIZE).unwrap();
+    arena.write(backing.gpa, &[41; 4096]).unwrap();
+    let at = guest
+        .mm
+        .mmap(MapRequest {
+            addr: 0x1000_0000,
+            len: 100 * PAGE_SIZE,
+            prot: Prot::READ,
+            flags: MapFlags::empty(),
+            backing: Some(MapBacking {
+                object: object.clone(),
+                offset: 0,
+                file: None,
+                max_prot: Prot::all(),
+            }),
+        })
+        .unwrap();
+    let before = guest.mm.minor_faults.load(Ordering::Relaxed);
+    for page in (0..100).rev() {
+        assert_eq!(guest.load(at + page * PAGE_SIZE), Ok(page as u8 + 1));
+    }
+    let faults = guest.mm.minor_faults.load(Ordering::Relaxed) - before;
+    assert!(faults <= 3, "{faults} faults for three pieces");
+}
+
 #[test]
 fn shared_mapping_of_an_object_writes_through_where_it_may() {
     let arena = fake::new_arena(10_000);
