@@ -71,7 +71,23 @@ pub trait Observer: Send + Sync {
 /// The list of observers of one object.
 #[derive(Default)]
 pub struct WaitQueue {
-    entries: Arc<Mutex<Entries>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    entries: Mutex<Entries>,
+    /// How many there are; changed under the lock.
+    present: AtomicU32,
+}
+
+impl Shared {
+    fn change<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        let mut entries = self.entries.lock();
+        let result = change(&mut entries);
+        self.present.store(u32::try_from(entries.list.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        result
+    }
 }
 
 #[derive(Default)]
@@ -107,11 +123,13 @@ impl WaitQueue {
     }
 
     fn enter(&self, mask: PollEvents, observer: Arc<dyn Observer>, exclusive: bool) -> Registration {
-        let mut entries = self.entries.lock();
-        let id = entries.next_id;
-        entries.next_id = id.wrapping_add(1);
-        entries.list.push(Entry { id, mask: mask | PollEvents::ALWAYS, observer, exclusive });
-        Registration { queue: Arc::downgrade(&self.entries), id }
+        let id = self.shared.change(|entries| {
+            let id = entries.next_id;
+            entries.next_id = id.wrapping_add(1);
+            entries.list.push(Entry { id, mask: mask | PollEvents::ALWAYS, observer, exclusive });
+            id
+        });
+        Registration { queue: Arc::downgrade(&self.shared), id }
     }
 
     /// Tells every observer whose mask meets `events`.
@@ -127,7 +145,7 @@ impl WaitQueue {
     }
 
     fn tell(&self, events: PollEvents, mut notify: impl FnMut(&dyn Observer)) {
-        let entries = self.entries.lock();
+        let entries = self.shared.entries.lock();
         let to_all = events.intersects(PollEvents::ALWAYS);
         let mut taken = false;
         for entry in entries.list.iter().filter(|entry| entry.mask.intersects(events)) {
@@ -141,20 +159,26 @@ impl WaitQueue {
 
     /// Whether anybody is registered.
     pub fn is_empty(&self) -> bool {
-        self.entries.lock().list.is_empty()
+        self.shared.entries.lock().list.is_empty()
+    }
+
+    /// Whether there is nobody to tell of the change that was just made to the object, for callers that still hold the lock under which they
+    /// made it: whoever registers and then looks at the object under that lock was registered before, or sees the change.
+    pub fn has_nobody(&self) -> bool {
+        self.shared.present.load(Ordering::Relaxed) == 0
     }
 }
 
 /// Keeps an observer in its queue; removes it when dropped.
 pub struct Registration {
-    queue: Weak<Mutex<Entries>>,
+    queue: Weak<Shared>,
     id: u64,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(entries) = self.queue.upgrade() {
-            entries.lock().list.retain(|entry| entry.id != self.id);
+        if let Some(shared) = self.queue.upgrade() {
+            shared.change(|entries| entries.list.retain(|entry| entry.id != self.id));
         }
     }
 }
@@ -454,8 +478,10 @@ mod tests {
     #[test]
     fn dropped_registration_leaves_the_queue() {
         let queue = WaitQueue::new();
-        drop(queue.register(PollEvents::IN, Waiter::new()));
-        assert!(queue.is_empty());
+        let registration = queue.register(PollEvents::IN, Waiter::new());
+        assert!(!queue.is_empty() && !queue.has_nobody());
+        drop(registration);
+        assert!(queue.is_empty() && queue.has_nobody());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! On hosts that emulate ring 0 the guest can write anything here at any time, so everything is read once, and nothing that is
 //! read here decides about anything but the calling process's own registers.
 
-use super::Answered;
+use super::{Answer, Answered};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Bytes of a slot.
@@ -152,5 +152,40 @@ impl SlotMemory {
         self.word(RESULT).store(result, Ordering::Relaxed);
         // And the kind, which is the high half.
         self.word(STATE).store(state.into(), Ordering::Release);
+    }
+}
+
+/// A slot that belongs to no vCPU: makes calls of an [`Answer`] as a dispatcher does, to measure and to test it.
+#[derive(Debug, Default)]
+pub struct LooseSlot {
+    words: Box<[AtomicU64; LEN as usize / 8]>,
+}
+
+impl LooseSlot {
+    /// Posts a call, as a patched call site does, and has it answered. The result is what the guest would find in `rax` and go on with;
+    /// otherwise, what else the answerer said.
+    ///
+    /// # Errors
+    /// `None` if the call was not taken, or what a dispatcher would have to do about it.
+    pub fn call(
+        &mut self,
+        answer: &dyn Answer,
+        number: u64,
+        args: [u64; 6],
+    ) -> Result<u64, Option<Answered>> {
+        let at = std::ptr::from_mut(&mut *self.words).cast();
+        // SAFETY: the words are as aligned and as many as a slot's, are accessed by nobody else while `self` is borrowed, and outlive the result.
+        let memory = unsafe { SlotMemory::new(at) };
+        memory.word(RAX).store(number, Ordering::Relaxed);
+        for (offset, value) in [RDI, RSI, RDX, R10, R8, R9].into_iter().zip(args) {
+            memory.word(offset).store(value, Ordering::Relaxed);
+        }
+        memory.half(KIND).store(PATCHED, Ordering::Relaxed);
+        memory.set_state(POSTED);
+        match answer.answer(&|| memory.claim()) {
+            Some(Answered::Told) => Ok(memory.get(RESULT)),
+            Some(Answered::Done(result)) => Ok(result),
+            other => Err(other),
+        }
     }
 }

@@ -517,7 +517,7 @@ fn host_files_move_straight_into_guest_memory() {
     let at = guest.anonymous(8);
     let mut file = tempfile();
     file.write_all(b"0123456789").unwrap();
-    let mut io = UserIo::buffer(guest.mm.clone(), at + 4090, 100).unwrap();
+    let mut io = UserIo::buffer(&guest.mm, at + 4090, 100).unwrap();
     assert_eq!(io.read_from_host(file.as_fd(), Some(2), 100), Ok(8));
     assert_eq!(IoDst::remaining(&io), 92);
     let mut buf = [0; 9];
@@ -525,16 +525,16 @@ fn host_files_move_straight_into_guest_memory() {
     assert_eq!(&buf, b"23456789\0");
     let iov = [[at + 4092, 3], [at + 4090, 2]];
     guest.mm.copy_out_slice(at, &iov).unwrap();
-    let mut io = UserIo::vector(guest.mm.clone(), at, 2).unwrap();
+    let mut io = UserIo::vector(&guest.mm, at, 2).unwrap();
     assert_eq!(io.write_to_host(file.as_fd(), Some(10), 4), Ok(4));
     assert_eq!(IoSrc::remaining(&io), 1);
     file.rewind().unwrap();
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "01234567894562");
-    assert_eq!(UserIo::buffer(guest.mm.clone(), u64::MAX, 2).map(drop), Err(Errno::EFAULT));
-    assert_eq!(UserIo::vector(guest.mm.clone(), at, 1025).map(drop), Err(Errno::EINVAL));
-    let mut nowhere = UserIo::buffer(guest.mm.clone(), 0x1000, 4).unwrap();
+    assert_eq!(UserIo::buffer(&guest.mm, u64::MAX, 2).map(drop), Err(Errno::EFAULT));
+    assert_eq!(UserIo::vector(&guest.mm, at, 1025).map(drop), Err(Errno::EINVAL));
+    let mut nowhere = UserIo::buffer(&guest.mm, 0x1000, 4).unwrap();
     assert_eq!(nowhere.read_from_host(file.as_fd(), Some(0), 4), Err(Errno::EFAULT));
 }
 

@@ -205,20 +205,30 @@ impl Mm {
         access: MemoryAccess,
         act: impl FnOnce(Gpa, usize) -> Result<(), Fault>,
     ) -> SysResult<(usize, usize)> {
-        let state = loop {
+        loop {
             let state = self.state.read();
             if addr >= GVA_END {
                 return Err(Errno::EFAULT);
             }
-            if state.vmas.find(addr).is_some() {
-                break state;
+            if let Some(vma) = state.vmas.find(addr) {
+                return self.with_piece_of(vma, addr, len, access, act);
             }
             drop(state);
             if !self.grow_stack(addr) {
                 return Err(Errno::EFAULT);
             }
-        };
-        let vma = state.vmas.find(addr).ok_or(Errno::EFAULT)?;
+        }
+    }
+
+    /// [`Mm::with_piece`] in a VMA, which the caller keeps as it is.
+    fn with_piece_of(
+        &self,
+        vma: &Vma,
+        addr: u64,
+        len: usize,
+        access: MemoryAccess,
+        act: impl FnOnce(Gpa, usize) -> Result<(), Fault>,
+    ) -> SysResult<(usize, usize)> {
         let (piece, _pin) = self.find_piece(vma, addr, len, access)?;
         let len = clamp(piece.len.min(vma.end - addr), len);
         match act(piece.gpa, len) {

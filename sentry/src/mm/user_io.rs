@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use super::Mm;
 use super::fault::MemoryAccess;
@@ -21,23 +20,39 @@ const HOST_SEGMENTS: usize = 64;
 const BOUNCE: usize = 64 << 10;
 
 /// Ranges of a task's memory as the destination ([`crate::io::IoDst`]) or source ([`crate::io::IoSrc`]) of file data.
-pub struct UserIo {
-    /// The memory.
-    pub mm: Arc<Mm>,
-    /// What is left: address and length in bytes.
-    pub ranges: VecDeque<(u64, usize)>,
+pub struct UserIo<'a> {
+    mm: &'a Mm,
+    /// What is left of the first range: address and length in bytes. The usual call has no other.
+    first: (u64, usize),
+    /// What comes then.
+    rest: VecDeque<(u64, usize)>,
 }
 
-impl UserIo {
+impl<'a> UserIo<'a> {
     /// One buffer. Lengths beyond [`MAX_RW_COUNT`] are cut as Linux does; an address range outside the lower half is `EFAULT`.
-    pub fn buffer(mm: Arc<Mm>, addr: u64, len: u64) -> SysResult<UserIo> {
+    pub fn buffer(mm: &'a Mm, addr: u64, len: u64) -> SysResult<UserIo<'a>> {
         check_range(addr, len)?;
         let len = usize::try_from(len).map_or(MAX_RW_COUNT, |len| len.min(MAX_RW_COUNT));
-        Ok(UserIo { mm, ranges: [(addr, len)].into() })
+        Ok(UserIo { mm, first: (addr, len), rest: VecDeque::new() })
+    }
+
+    /// The same ranges of other memory, which are checked when they are used.
+    pub fn of_other(self, mm: &Mm) -> UserIo<'_> {
+        UserIo { mm, first: self.first, rest: self.rest }
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &(u64, usize)> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// Bytes left.
+    pub fn left(&self) -> usize {
+        // At most MAX_RW_COUNT, by construction.
+        self.rest.iter().fold(self.first.1, |sum, (_, len)| sum.saturating_add(*len))
     }
 
     /// The buffers of an `iovec` array. `EINVAL` for more than [`MAX_BUFFERS`] or negative lengths, `EFAULT`.
-    pub fn vector(mm: Arc<Mm>, iov: u64, count: u64) -> SysResult<UserIo> {
+    pub fn vector(mm: &'a Mm, iov: u64, count: u64) -> SysResult<UserIo<'a>> {
         if count > MAX_BUFFERS {
             return Err(Errno::EINVAL);
         }
@@ -46,37 +61,39 @@ impl UserIo {
             return Err(Errno::EINVAL);
         }
         let mut left = MAX_RW_COUNT;
-        let mut ranges = VecDeque::with_capacity(raw.len());
+        let mut rest = VecDeque::with_capacity(raw.len());
         for [addr, len] in raw {
             check_range(addr, len)?;
             let len = usize::try_from(len).map_or(left, |len| len.min(left));
             left -= len;
-            ranges.push_back((addr, len));
+            rest.push_back((addr, len));
         }
-        Ok(UserIo { mm, ranges })
+        let first = rest.pop_front().unwrap_or((0, 0));
+        Ok(UserIo { mm, first, rest })
     }
 
     /// The next range that is not empty, at most `len` bytes of it.
     fn next(&mut self, len: usize) -> Option<(u64, usize)> {
-        while let Some((addr, left)) = self.ranges.front().copied() {
+        loop {
+            let (addr, left) = self.first;
             if left > 0 {
                 return Some((addr, left.min(len)));
             }
-            self.ranges.pop_front();
+            self.first = self.rest.pop_front()?;
         }
-        None
     }
 
     /// Goes `len` bytes on.
     pub fn advance(&mut self, mut len: usize) {
         while len > 0 {
-            let Some((addr, left)) = self.ranges.front_mut() else { return };
+            let (addr, left) = &mut self.first;
             let step = len.min(*left);
             *addr = addr.saturating_add(step as u64);
             *left -= step;
             len -= step;
             if *left == 0 {
-                self.ranges.pop_front();
+                let Some(next) = self.rest.pop_front() else { return };
+                self.first = next;
             }
         }
     }
@@ -90,7 +107,7 @@ impl UserIo {
         let mut done = 0;
         while done < len {
             let Some((addr, part)) = self.next(len - done) else { break };
-            match act(&self.mm, addr, done, part) {
+            match act(self.mm, addr, done, part) {
                 Ok(moved) => {
                     self.advance(moved);
                     done += moved;
@@ -105,22 +122,18 @@ impl UserIo {
         Ok(done)
     }
 
-    fn left(&self) -> usize {
-        self.ranges.iter().map(|(_, len)| len).sum()
-    }
-
     /// Pins the next memory of the ranges for the host, at most `len` bytes and [`HOST_SEGMENTS`] pieces.
     /// `None` if the next memory is a window onto a host file, which cannot be pinned.
     fn pin_segments(&self, len: usize, access: MemoryAccess) -> SysResult<Option<Segments>> {
         let mut segments = Segments::default();
-        for (start, left) in &self.ranges {
+        for (start, left) in self.ranges() {
             let mut at = 0;
             while at < *left && segments.bytes < len && segments.list.len() < HOST_SEGMENTS {
                 let addr = start.saturating_add(at as u64);
                 let wanted = (left - at).min(len - segments.bytes);
                 let mut window = false;
                 let found = self.mm.with_piece(addr, wanted, access, |gpa, len| {
-                    window = !segments.add(&self.mm, gpa, len);
+                    window = !segments.add(self.mm, gpa, len);
                     Ok::<(), Fault>(())
                 });
                 match found {
@@ -144,7 +157,7 @@ impl UserIo {
         offset: Option<u64>,
         len: usize,
     ) -> SysResult<(usize, usize)> {
-        let mm = self.mm.clone();
+        let mm = self.mm;
         let gate = mm.io_gate.read();
         if let Some(segments) = self.pin_segments(len, MemoryAccess::Write)? {
             let read = mm.arena.pread(fd, &segments.list, offset)?;
@@ -201,7 +214,7 @@ fn check_range(addr: u64, len: u64) -> SysResult {
     if end > GVA_END { Err(Errno::EFAULT) } else { Ok(()) }
 }
 
-impl IoDst for UserIo {
+impl IoDst for UserIo<'_> {
     fn remaining(&self) -> usize {
         self.left()
     }
@@ -245,7 +258,7 @@ impl IoDst for UserIo {
     }
 }
 
-impl IoSrc for UserIo {
+impl IoSrc for UserIo<'_> {
     fn remaining(&self) -> usize {
         self.left()
     }

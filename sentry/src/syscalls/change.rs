@@ -14,7 +14,7 @@ use crate::vfs::{Access, FileType, SetTime, WalkFlags, notify};
 /// `chmod(const char *path, mode_t mode)`
 pub fn chmod(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
     caller.chmod(&place, args.uint(1))?;
     Ok(0)
 }
@@ -29,7 +29,7 @@ pub fn fchmod(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 /// `fchmodat(int dirfd, const char *path, mode_t mode)`
 pub fn fchmodat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     caller.chmod(&arg.lookup(&caller, WalkFlags::FOLLOW)?, args.uint(2))?;
     Ok(0)
 }
@@ -38,7 +38,7 @@ pub fn fchmodat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn fchmodat2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let walk = at_flags(args.uint(3), linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH)?;
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     caller.chmod(&arg.lookup(&caller, walk)?, args.uint(2))?;
     Ok(0)
 }
@@ -50,7 +50,7 @@ fn id(raw: u32) -> Option<u32> {
 
 fn chown_path(ctx: &SyscallContext<'_>, args: &Args, walk: WalkFlags) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, walk)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, walk)?;
     caller.chown(&place, id(args.uint(1)), id(args.uint(2)))?;
     Ok(0)
 }
@@ -76,7 +76,7 @@ pub fn fchown(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn fchownat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let walk = at_flags(args.uint(4), linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH)?;
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     caller.chown(&arg.lookup(&caller, walk)?, id(args.uint(2)), id(args.uint(3)))?;
     Ok(0)
 }
@@ -131,7 +131,7 @@ pub fn utimensat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
         return Ok(0);
     }
     let walk = at_flags(flags, linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH)?;
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     caller.set_times(&arg.lookup(&caller, walk)?, times)?;
     Ok(0)
 }
@@ -143,7 +143,7 @@ pub fn futimesat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     let place = if args.raw(1) == 0 {
         place_of(&*open_file(ctx, args.raw(0))?)
     } else {
-        path_at(ctx, &caller, args.raw(0), args.raw(1))?.lookup(&caller, WalkFlags::FOLLOW)?
+        path_at(ctx, args.raw(0), args.raw(1))?.lookup(&caller, WalkFlags::FOLLOW)?
     };
     caller.set_times(&place, times)?;
     Ok(0)
@@ -153,7 +153,7 @@ pub fn futimesat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
 pub fn utimes(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let times = read_times(ctx, args.raw(1), microsecond_time)?;
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
     caller.set_times(&place, times)?;
     Ok(0)
 }
@@ -168,7 +168,7 @@ pub fn utime(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         NewTimes { atime: at(atime), mtime: at(mtime) }
     };
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
     caller.set_times(&place, times)?;
     Ok(0)
 }
@@ -185,7 +185,7 @@ fn check_size(ctx: &SyscallContext<'_>, old: u64, new: u64) -> SysResult {
 pub fn truncate(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let size = offset(args, 1)?;
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
     if place.inode().file_type() == FileType::Regular {
         place.inode().permission(&caller.credentials, Access::WRITE)?;
         check_size(ctx, place.inode().attr()?.size, size)?;

@@ -131,7 +131,7 @@ fn enter(ctx: &SyscallContext<'_>, place: VfsPath) -> SysResult<usize> {
 pub fn chdir(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
     let flags = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, flags)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, flags)?;
     enter(ctx, place)
 }
 
@@ -146,7 +146,7 @@ pub fn fchdir(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn chroot(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
     let flags = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, flags)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, flags)?;
     place.inode().permission(&caller.credentials, Access::EXEC)?;
     if !caller.credentials.has(Capability::SYS_CHROOT) {
         return Err(Errno::EPERM);

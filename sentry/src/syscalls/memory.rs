@@ -1,6 +1,5 @@
 //! Address spaces: mmap and its like, advice, locking, other processes' memory.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use linux_raw_sys::general as linux;
@@ -336,15 +335,8 @@ fn remote_mm(ctx: &SyscallContext<'_>, pid: i32) -> SysResult<Arc<Mm>> {
     Ok(target.mm())
 }
 
-/// The remote side of a transfer: any addresses, checked when they are used.
-fn remote_vector(ctx: &SyscallContext<'_>, remote: Arc<Mm>, iov: u64, count: u64) -> SysResult<UserIo> {
-    let mine = UserIo::vector(ctx.task.mm(), iov, count)?;
-    let ranges: VecDeque<(u64, usize)> = mine.ranges;
-    Ok(UserIo { mm: remote, ranges })
-}
-
 /// Moves bytes until either side is done or faults; an error counts only before the first byte.
-fn transfer(from: &mut UserIo, to: &mut UserIo) -> SysResult<usize> {
+fn transfer(from: &mut UserIo<'_>, to: &mut UserIo<'_>) -> SysResult<usize> {
     const CHUNK: usize = 64 << 10;
     let mut buf = vec![0; CHUNK.min(IoSrc::remaining(from))];
     let mut done: usize = 0;
@@ -371,22 +363,26 @@ fn transfer(from: &mut UserIo, to: &mut UserIo) -> SysResult<usize> {
 
 /// `process_vm_readv`
 pub fn process_vm_readv(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    let (mut local, mut remote) = vm_sides(ctx, args)?;
-    transfer(&mut remote, &mut local)
+    let (mut local, whose) = vm_sides(ctx, args)?;
+    transfer(&mut remote_vector(ctx, &whose, args)?, &mut local)
 }
 
 /// `process_vm_writev`
 pub fn process_vm_writev(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
-    let (mut local, mut remote) = vm_sides(ctx, args)?;
-    transfer(&mut local, &mut remote)
+    let (mut local, whose) = vm_sides(ctx, args)?;
+    transfer(&mut local, &mut remote_vector(ctx, &whose, args)?)
 }
 
-fn vm_sides(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<(UserIo, UserIo)> {
+/// The caller's side of a transfer, and whose memory the other is.
+fn vm_sides<'a>(ctx: &SyscallContext<'a>, args: &Args) -> SysResult<(UserIo<'a>, Arc<Mm>)> {
     if args.raw(5) != 0 {
         return Err(Errno::EINVAL);
     }
-    let local = UserIo::vector(ctx.task.mm(), args.raw(1), args.raw(2))?;
-    let remote = remote_mm(ctx, args.int(0))?;
-    let remote = remote_vector(ctx, remote, args.raw(3), args.raw(4))?;
-    Ok((local, remote))
+    let local = UserIo::vector(&ctx.own.mm, args.raw(1), args.raw(2))?;
+    Ok((local, remote_mm(ctx, args.int(0))?))
+}
+
+/// The remote side of a transfer: any addresses, checked when they are used.
+fn remote_vector<'m>(ctx: &SyscallContext<'_>, remote: &'m Mm, args: &Args) -> SysResult<UserIo<'m>> {
+    Ok(UserIo::vector(&ctx.own.mm, args.raw(3), args.raw(4))?.of_other(remote))
 }

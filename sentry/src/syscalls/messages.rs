@@ -48,7 +48,7 @@ fn send_all(
     ctx: &mut SyscallContext<'_>,
     file: &File,
     socket: &Arc<dyn Socket>,
-    mut src: UserIo,
+    mut src: UserIo<'_>,
     destination: Option<Destination>,
     mut sent: Sent,
     flags: MsgFlags,
@@ -90,7 +90,7 @@ fn send_all(
 pub fn sendto(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let file = socket_file(ctx, args)?;
     let socket = SocketFile::of(&file)?.clone();
-    let src = UserIo::buffer(ctx.task.mm(), args.raw(1), args.raw(2))?;
+    let src = UserIo::buffer(&ctx.own.mm, args.raw(1), args.raw(2))?;
     let destination = match args.raw(4) {
         0 => None,
         addr => {
@@ -102,11 +102,11 @@ pub fn sendto(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     send_all(ctx, &file, &socket, src, destination, Sent::default(), flags)
 }
 
-fn vector(ctx: &SyscallContext<'_>, message: &RawMessage) -> SysResult<UserIo> {
+fn vector<'a>(ctx: &SyscallContext<'a>, message: &RawMessage) -> SysResult<UserIo<'a>> {
     if message.iov_len > MAX_BUFFERS {
         return Err(Errno::EMSGSIZE);
     }
-    UserIo::vector(ctx.task.mm(), message.iov, message.iov_len)
+    UserIo::vector(&ctx.own.mm, message.iov, message.iov_len)
 }
 
 fn send_message(
@@ -170,12 +170,12 @@ fn receive(
     ctx: &mut SyscallContext<'_>,
     file: &File,
     socket: &Arc<dyn Socket>,
-    dst: &mut UserIo,
+    dst: &mut UserIo<'_>,
     flags: MsgFlags,
 ) -> SysResult<Receipt> {
     let patience = Patience::new(file, flags.contains(MsgFlags::DONTWAIT), socket.receive_timeout());
     let queue = socket.queue().clone();
-    let step = |ctx: &mut SyscallContext<'_>, dst: &mut UserIo| {
+    let step = |ctx: &mut SyscallContext<'_>, dst: &mut UserIo<'_>| {
         patience.until(ctx, &queue, PollEvents::READABLE | PollEvents::RDHUP, |_| socket.receive(dst, flags))
     };
     let mut receipt = step(ctx, dst)?;
@@ -205,7 +205,7 @@ fn length(receipt: &Receipt, flags: MsgFlags, socket: &Arc<dyn Socket>) -> usize
 pub fn recvfrom(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let file = socket_file(ctx, args)?;
     let socket = SocketFile::of(&file)?.clone();
-    let mut dst = UserIo::buffer(ctx.task.mm(), args.raw(1), args.raw(2))?;
+    let mut dst = UserIo::buffer(&ctx.own.mm, args.raw(1), args.raw(2))?;
     let flags = MsgFlags::from_bits_retain(args.uint(3));
     let mut receipt = receive(ctx, &file, &socket, &mut dst, flags)?;
     drop_files(std::mem::take(&mut receipt.control.files));

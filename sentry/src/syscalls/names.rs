@@ -11,16 +11,16 @@ use crate::vfs::{Caller, Device, NodeKind, RenameFlags, WalkFlags};
 /// `mkdir(const char *path, mode_t mode)`
 pub fn mkdir(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path(ctx, &caller, args.raw(0))?;
-    caller.mkdir(&arg.start, &arg.text, args.uint(1))?;
+    let arg = path(ctx, args.raw(0))?;
+    caller.mkdir(arg.start(&caller), &arg.text, args.uint(1))?;
     Ok(0)
 }
 
 /// `mkdirat(int dirfd, const char *path, mode_t mode)`
 pub fn mkdirat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
-    caller.mkdir(&arg.start, &arg.text, args.uint(2))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
+    caller.mkdir(arg.start(&caller), &arg.text, args.uint(2))?;
     Ok(0)
 }
 
@@ -28,7 +28,7 @@ fn make_node(caller: &Caller<'_>, arg: &PathArg, mode: u32, device: u64) -> SysR
     let device = Device::decode(device & u64::from(u32::MAX));
     let kind = match mode & linux::S_IFMT {
         0 | linux::S_IFREG => {
-            caller.create(&arg.start, &arg.text, mode)?;
+            caller.create(arg.start(caller), &arg.text, mode)?;
             return Ok(0);
         }
         linux::S_IFIFO => NodeKind::Fifo,
@@ -38,37 +38,37 @@ fn make_node(caller: &Caller<'_>, arg: &PathArg, mode: u32, device: u64) -> SysR
         linux::S_IFDIR => return Err(Errno::EPERM),
         _ => return Err(Errno::EINVAL),
     };
-    caller.mknod(&arg.start, &arg.text, mode, kind)?;
+    caller.mknod(arg.start(caller), &arg.text, mode, kind)?;
     Ok(0)
 }
 
 /// `mknod(const char *path, mode_t mode, dev_t dev)`
 pub fn mknod(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path(ctx, &caller, args.raw(0))?;
+    let arg = path(ctx, args.raw(0))?;
     make_node(&caller, &arg, args.uint(1), args.raw(2))
 }
 
 /// `mknodat(int dirfd, const char *path, mode_t mode, dev_t dev)`
 pub fn mknodat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     make_node(&caller, &arg, args.uint(2), args.raw(3))
 }
 
 /// `rmdir(const char *path)`
 pub fn rmdir(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path(ctx, &caller, args.raw(0))?;
-    caller.rmdir(&arg.start, &arg.text)?;
+    let arg = path(ctx, args.raw(0))?;
+    caller.rmdir(arg.start(&caller), &arg.text)?;
     Ok(0)
 }
 
 /// `unlink(const char *path)`
 pub fn unlink(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path(ctx, &caller, args.raw(0))?;
-    caller.unlink(&arg.start, &arg.text)?;
+    let arg = path(ctx, args.raw(0))?;
+    caller.unlink(arg.start(&caller), &arg.text)?;
     Ok(0)
 }
 
@@ -79,56 +79,56 @@ pub fn unlinkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         return Err(Errno::EINVAL);
     }
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     if flags & linux::AT_REMOVEDIR != 0 {
-        caller.rmdir(&arg.start, &arg.text)?;
+        caller.rmdir(arg.start(&caller), &arg.text)?;
     } else {
-        caller.unlink(&arg.start, &arg.text)?;
+        caller.unlink(arg.start(&caller), &arg.text)?;
     }
     Ok(0)
 }
 
 fn rename_args(caller: &Caller<'_>, old: &PathArg, new: &PathArg, flags: u32) -> SysResult<usize> {
     let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    caller.rename((&old.start, &old.text), (&new.start, &new.text), flags)?;
+    caller.rename((old.start(caller), &old.text), (new.start(caller), &new.text), flags)?;
     Ok(0)
 }
 
 /// `rename(const char *old, const char *new)`
 pub fn rename(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let old = path(ctx, &caller, args.raw(0))?;
-    let new = path(ctx, &caller, args.raw(1))?;
+    let old = path(ctx, args.raw(0))?;
+    let new = path(ctx, args.raw(1))?;
     rename_args(&caller, &old, &new, 0)
 }
 
 /// `renameat(int olddirfd, const char *old, int newdirfd, const char *new)`
 pub fn renameat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let old = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
-    let new = path_at(ctx, &caller, args.raw(2), args.raw(3))?;
+    let old = path_at(ctx, args.raw(0), args.raw(1))?;
+    let new = path_at(ctx, args.raw(2), args.raw(3))?;
     rename_args(&caller, &old, &new, 0)
 }
 
 /// `renameat2(int olddirfd, const char *old, int newdirfd, const char *new, unsigned flags)`
 pub fn renameat2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let old = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
-    let new = path_at(ctx, &caller, args.raw(2), args.raw(3))?;
+    let old = path_at(ctx, args.raw(0), args.raw(1))?;
+    let new = path_at(ctx, args.raw(2), args.raw(3))?;
     rename_args(&caller, &old, &new, args.uint(4))
 }
 
 fn make_link(caller: &Caller<'_>, old: &PathArg, new: &PathArg, flags: WalkFlags) -> SysResult<usize> {
     let target = old.lookup(caller, flags)?;
-    caller.link(&target, &new.start, &new.text)?;
+    caller.link(&target, new.start(caller), &new.text)?;
     Ok(0)
 }
 
 /// `link(const char *old, const char *new)`
 pub fn link(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let old = path(ctx, &caller, args.raw(0))?;
-    let new = path(ctx, &caller, args.raw(1))?;
+    let old = path(ctx, args.raw(0))?;
+    let new = path(ctx, args.raw(1))?;
     make_link(&caller, &old, &new, WalkFlags::empty())
 }
 
@@ -147,8 +147,8 @@ pub fn linkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         }
         walk |= WalkFlags::EMPTY_PATH;
     }
-    let old = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
-    let new = path_at(ctx, &caller, args.raw(2), args.raw(3))?;
+    let old = path_at(ctx, args.raw(0), args.raw(1))?;
+    let new = path_at(ctx, args.raw(2), args.raw(3))?;
     make_link(&caller, &old, &new, walk)
 }
 
@@ -156,8 +156,8 @@ pub fn linkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn symlink(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
     let target = read_path(ctx, args.raw(0))?;
-    let arg = path(ctx, &caller, args.raw(1))?;
-    caller.symlink(&target, &arg.start, &arg.text)?;
+    let arg = path(ctx, args.raw(1))?;
+    caller.symlink(&target, arg.start(&caller), &arg.text)?;
     Ok(0)
 }
 
@@ -165,7 +165,7 @@ pub fn symlink(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn symlinkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
     let target = read_path(ctx, args.raw(0))?;
-    let arg = path_at(ctx, &caller, args.raw(1), args.raw(2))?;
-    caller.symlink(&target, &arg.start, &arg.text)?;
+    let arg = path_at(ctx, args.raw(1), args.raw(2))?;
+    caller.symlink(&target, arg.start(&caller), &arg.text)?;
     Ok(0)
 }

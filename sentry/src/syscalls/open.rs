@@ -12,14 +12,14 @@ use crate::vfs::open::open as open_path;
 use crate::vfs::{Fd, OpenFlags, OpenHow, WalkFlags};
 
 fn finish_open(ctx: &mut SyscallContext<'_>, arg: &path_args::PathArg, how: &OpenHow) -> SysResult<usize> {
-    let file = open_path(ctx, &arg.start, &arg.text, how)?;
+    let file = open_path(ctx, arg.start.as_ref(), &arg.text, how)?;
     install(ctx, file, how.flags).map(Fd::index)
 }
 
 /// `open(const char *path, int flags, mode_t mode)`
 pub fn open(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let how = OpenHow::from_open(args.uint(1), args.uint(2))?;
-    let arg = path(ctx, &path_args::caller(ctx), args.raw(0))?;
+    let arg = path(ctx, args.raw(0))?;
     finish_open(ctx, &arg, &how)
 }
 
@@ -27,14 +27,14 @@ pub fn open(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn creat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let flags = OpenFlags::CREAT | OpenFlags::WRONLY | OpenFlags::TRUNC;
     let how = OpenHow::from_open(flags.bits(), args.uint(1))?;
-    let arg = path(ctx, &path_args::caller(ctx), args.raw(0))?;
+    let arg = path(ctx, args.raw(0))?;
     finish_open(ctx, &arg, &how)
 }
 
 /// `openat(int dirfd, const char *path, int flags, mode_t mode)`
 pub fn openat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let how = OpenHow::from_open(args.uint(2), args.uint(3))?;
-    let arg = path_at(ctx, &path_args::caller(ctx), args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     finish_open(ctx, &arg, &how)
 }
 
@@ -44,11 +44,10 @@ const OPEN_HOW_SIZE: usize = size_of::<linux::open_how>();
 /// `openat2(int dirfd, const char *path, struct open_how *how, size_t size)`
 pub fn openat2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let how = read_open_how(ctx, args.raw(2), args.raw(3))?;
-    let caller = path_args::caller(ctx);
-    let mut arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let mut arg = path_at(ctx, args.raw(0), args.raw(1))?;
     if how.resolve.intersects(WalkFlags::BENEATH | WalkFlags::IN_ROOT) {
         // Here an absolute path starts at the descriptor, too.
-        arg.start = path_args::directory(ctx, &caller, args.raw(0))?;
+        arg.start = path_args::directory(ctx, args.raw(0))?;
     }
     finish_open(ctx, &arg, &how)
 }

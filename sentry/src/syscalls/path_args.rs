@@ -12,8 +12,8 @@ use crate::vfs::{Caller, File, OpenFlags, VfsPath, WalkFlags, internal};
 
 /// A path argument: where it starts and its text.
 pub(crate) struct PathArg {
-    /// Where a relative path starts.
-    pub start: VfsPath,
+    /// Where a relative path starts, if that is not the working directory.
+    pub start: Option<VfsPath>,
     /// The text.
     pub text: Vec<u8>,
 }
@@ -21,39 +21,39 @@ pub(crate) struct PathArg {
 impl PathArg {
     /// What it names.
     pub fn lookup(&self, caller: &Caller<'_>, flags: WalkFlags) -> SysResult<VfsPath> {
-        caller.lookup(&self.start, &self.text, flags)
+        caller.lookup(self.start(caller), &self.text, flags)
+    }
+
+    /// Where a relative path starts.
+    pub fn start<'a>(&'a self, caller: &'a Caller<'_>) -> &'a VfsPath {
+        self.start.as_ref().unwrap_or_else(|| caller.cwd())
     }
 }
 
 /// Reads the path at `addr`. `ENAMETOOLONG` beyond `PATH_MAX`, `EFAULT`.
 pub(crate) fn read_path(ctx: &SyscallContext<'_>, addr: u64) -> SysResult<Vec<u8>> {
-    ctx.task.mm().read_c_string(addr, PATH_MAX)
+    ctx.own.mm.read_c_string(addr, PATH_MAX)
 }
 
 /// The path at `addr`, relative to the directory `dirfd`.
-pub(crate) fn path_at(
-    ctx: &SyscallContext<'_>,
-    caller: &Caller<'_>,
-    dirfd: u64,
-    addr: u64,
-) -> SysResult<PathArg> {
+pub(crate) fn path_at(ctx: &SyscallContext<'_>, dirfd: u64, addr: u64) -> SysResult<PathArg> {
     let text = read_path(ctx, addr)?;
     let absolute = text.first() == Some(&b'/');
-    let start = if absolute { caller.cwd().clone() } else { directory(ctx, caller, dirfd)? };
+    let start = if absolute { None } else { directory(ctx, dirfd)? };
     Ok(PathArg { start, text })
 }
 
 /// The path at `addr`, relative to the working directory.
-pub(crate) fn path(ctx: &SyscallContext<'_>, caller: &Caller<'_>, addr: u64) -> SysResult<PathArg> {
-    Ok(PathArg { start: caller.cwd().clone(), text: read_path(ctx, addr)? })
+pub(crate) fn path(ctx: &SyscallContext<'_>, addr: u64) -> SysResult<PathArg> {
+    Ok(PathArg { start: None, text: read_path(ctx, addr)? })
 }
 
-/// Where `dirfd` leads: `AT_FDCWD` or a descriptor. Whether it is a directory shows in the walk.
-pub(crate) fn directory(ctx: &SyscallContext<'_>, caller: &Caller<'_>, dirfd: u64) -> SysResult<VfsPath> {
+/// Where `dirfd` leads: a descriptor, or nowhere else than the working directory (`AT_FDCWD`). Whether it is a directory shows in the walk.
+pub(crate) fn directory(ctx: &SyscallContext<'_>, dirfd: u64) -> SysResult<Option<VfsPath>> {
     if dirfd as i32 == linux::AT_FDCWD {
-        return Ok(caller.cwd().clone());
+        return Ok(None);
     }
-    Ok(internal::place_of(&*ctx.task.file(dirfd)?))
+    Ok(Some(internal::place_of(&*ctx.task.file(dirfd)?)))
 }
 
 /// The walk flags of a `*at` call's `AT_*` flags: follows links unless `AT_SYMLINK_NOFOLLOW`. `EINVAL` for flags not in
@@ -81,7 +81,7 @@ pub(crate) fn place_of(file: &File) -> VfsPath {
 
 /// The caller's view of the tree.
 pub(crate) fn caller<'a>(ctx: &SyscallContext<'a>) -> Caller<'a> {
-    Caller::of(ctx.task)
+    Caller::new(ctx.own.credentials.clone(), &ctx.own.fs, Some(ctx.task))
 }
 
 /// An argument of 64 bits in two registers on old machines; here the whole in one. `EINVAL` if negative.

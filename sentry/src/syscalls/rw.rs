@@ -45,7 +45,7 @@ fn breaks_loudly(file: &File) -> bool {
 }
 
 /// A write to an eventfd: the number is read once, then the counter is tried until it has room.
-fn write_counter(ctx: &mut SyscallContext<'_>, file: &Arc<File>, src: &mut UserIo) -> SysResult<usize> {
+fn write_counter(ctx: &mut SyscallContext<'_>, file: &Arc<File>, src: &mut UserIo<'_>) -> SysResult<usize> {
     let mut number = [0; size_of::<u64>()];
     if src.remaining() < number.len() {
         return Err(Errno::EINVAL);
@@ -83,14 +83,18 @@ enum At {
 }
 
 /// `EINVAL` for a transfer that would go beyond the largest offset.
-fn check_end(at: At, io: &UserIo) -> SysResult {
+fn check_end(at: At, io: &UserIo<'_>) -> SysResult {
     let At::Offset(offset) = at else { return Ok(()) };
-    let len: u64 = io.ranges.iter().map(|(_, len)| *len as u64).sum();
-    let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE);
+    let end = offset.checked_add(io.left() as u64).filter(|end| *end <= MAX_SIZE);
     end.map(drop).ok_or(Errno::EINVAL)
 }
 
-fn read_into(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut dst: UserIo, at: At) -> SysResult<usize> {
+fn read_into(
+    ctx: &mut SyscallContext<'_>,
+    file: &Arc<File>,
+    mut dst: UserIo<'_>,
+    at: At,
+) -> SysResult<usize> {
     check_end(at, &dst)?;
     let done = blocking(ctx, file, PollEvents::READABLE, |_| match at {
         At::Position => file.read(&mut dst),
@@ -176,7 +180,7 @@ fn write_once(ctx: &SyscallContext<'_>, file: &Arc<File>, src: &mut dyn IoSrc, a
     if file.inode().file_type() != FileType::Regular || src.remaining() == 0 || !file.flags().writable() {
         return write(src);
     }
-    clear_set_id(&**file.inode(), &ctx.task.credentials())?;
+    clear_set_id(&**file.inode(), &ctx.own.credentials)?;
     if ctx.task.rlimit(Resource::Fsize).soft == u64::MAX {
         return write(src);
     }
@@ -185,7 +189,12 @@ fn write_once(ctx: &SyscallContext<'_>, file: &Arc<File>, src: &mut dyn IoSrc, a
 }
 
 /// Writes all of `src` that can be written, waiting where the file wants all of it. `SIGPIPE` goes with `EPIPE`.
-fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, at: At) -> SysResult<usize> {
+fn write_from(
+    ctx: &mut SyscallContext<'_>,
+    file: &Arc<File>,
+    mut src: UserIo<'_>,
+    at: At,
+) -> SysResult<usize> {
     check_end(at, &src)?;
     if file.ops_as::<EventFd>().is_some() {
         return write_counter(ctx, file, &mut src);
@@ -220,12 +229,12 @@ fn write_from(ctx: &mut SyscallContext<'_>, file: &Arc<File>, mut src: UserIo, a
     result
 }
 
-fn buffer(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<UserIo> {
-    UserIo::buffer(ctx.task.mm(), args.raw(1), args.raw(2))
+fn buffer<'a>(ctx: &SyscallContext<'a>, args: &Args) -> SysResult<UserIo<'a>> {
+    UserIo::buffer(&ctx.own.mm, args.raw(1), args.raw(2))
 }
 
-pub(super) fn vector(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<UserIo> {
-    UserIo::vector(ctx.task.mm(), args.raw(1), args.raw(2))
+pub(super) fn vector<'a>(ctx: &SyscallContext<'a>, args: &Args) -> SysResult<UserIo<'a>> {
+    UserIo::vector(&ctx.own.mm, args.raw(1), args.raw(2))
 }
 
 fn readable(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<Arc<File>> {

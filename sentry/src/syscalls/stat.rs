@@ -10,13 +10,13 @@ use crate::task::{Capability, Credentials, SyscallContext};
 use crate::vfs::{Access, Attr, Caller, FileType, MountFlags, VfsPath, WalkFlags, times};
 
 fn write_stat(ctx: &SyscallContext<'_>, addr: u64, attr: &Attr) -> SysResult<usize> {
-    ctx.task.mm().copy_out(addr, &Stat::from(attr))?;
+    ctx.own.mm.copy_out(addr, &Stat::from(attr))?;
     Ok(0)
 }
 
 fn stat_path(ctx: &SyscallContext<'_>, args: &Args, flags: WalkFlags) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, flags)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, flags)?;
     write_stat(ctx, args.raw(1), &place.inode().attr()?)
 }
 
@@ -39,17 +39,12 @@ pub fn fstat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 const STAT_FLAGS: u32 = linux::AT_SYMLINK_NOFOLLOW | linux::AT_NO_AUTOMOUNT | linux::AT_EMPTY_PATH;
 
 /// The path of a call with `AT_EMPTY_PATH`, for which a null pointer is an empty path, too.
-fn path_or_empty(
-    ctx: &SyscallContext<'_>,
-    caller: &Caller<'_>,
-    args: &Args,
-    flags: u32,
-) -> SysResult<PathArg> {
+fn path_or_empty(ctx: &SyscallContext<'_>, args: &Args, flags: u32) -> SysResult<PathArg> {
     if args.raw(1) == 0 && flags & linux::AT_EMPTY_PATH != 0 {
-        let start = path_args::directory(ctx, caller, args.raw(0))?;
+        let start = path_args::directory(ctx, args.raw(0))?;
         return Ok(PathArg { start, text: Vec::new() });
     }
-    path_at(ctx, caller, args.raw(0), args.raw(1))
+    path_at(ctx, args.raw(0), args.raw(1))
 }
 
 /// `newfstatat(int dirfd, const char *path, struct stat *buf, int flags)`
@@ -57,7 +52,7 @@ pub fn newfstatat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize>
     let flags = args.uint(3);
     let walk = at_flags(flags, STAT_FLAGS)?;
     let caller = path_args::caller(ctx);
-    let place = path_or_empty(ctx, &caller, args, flags)?.lookup(&caller, walk)?;
+    let place = path_or_empty(ctx, args, flags)?.lookup(&caller, walk)?;
     write_stat(ctx, args.raw(2), &place.inode().attr()?)
 }
 
@@ -70,9 +65,9 @@ pub fn statx(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         return Err(Errno::EINVAL);
     }
     let caller = path_args::caller(ctx);
-    let place = path_or_empty(ctx, &caller, args, flags)?.lookup(&caller, walk)?;
+    let place = path_or_empty(ctx, args, flags)?.lookup(&caller, walk)?;
     let result = Statx::new(&place.inode().attr()?, place.mount().id(), place.is_mount_root());
-    ctx.task.mm().copy_out(args.raw(4), &result)?;
+    ctx.own.mm.copy_out(args.raw(4), &result)?;
     Ok(0)
 }
 
@@ -121,7 +116,7 @@ fn access_at(ctx: &SyscallContext<'_>, args: &Args, mode: u32, flags: u32) -> Sy
             caller.credentials = std::sync::Arc::new(real_credentials(own));
         }
     }
-    let place = path_or_empty(ctx, &caller, args, flags)?.lookup(&caller, walk)?;
+    let place = path_or_empty(ctx, args, flags)?.lookup(&caller, walk)?;
     check_access(&caller, &place, mode)?;
     Ok(0)
 }
@@ -157,14 +152,14 @@ fn read_link(
     times::accessed(&place);
     let text = place.inode().readlink(caller)?;
     let shown = text.get(..size).unwrap_or(&text);
-    ctx.task.mm().write_bytes(buf, shown)?;
+    ctx.own.mm.write_bytes(buf, shown)?;
     Ok(shown.len())
 }
 
 /// `readlink(const char *path, char *buf, int size)`
 pub fn readlink(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path(ctx, &caller, args.raw(0))?;
+    let arg = path(ctx, args.raw(0))?;
     if arg.text.is_empty() {
         return Err(Errno::ENOENT);
     }
@@ -174,7 +169,7 @@ pub fn readlink(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 /// `readlinkat(int dirfd, const char *path, char *buf, int size)`
 pub fn readlinkat(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let arg = path_at(ctx, &caller, args.raw(0), args.raw(1))?;
+    let arg = path_at(ctx, args.raw(0), args.raw(1))?;
     read_link(ctx, &caller, &arg, args.raw(2), args.int(3))
 }
 
@@ -189,7 +184,7 @@ pub fn name_to_handle_at(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult
     walk.set(WalkFlags::FOLLOW, flags & linux::AT_SYMLINK_FOLLOW != 0);
     walk.set(WalkFlags::EMPTY_PATH, flags & linux::AT_EMPTY_PATH != 0);
     let caller = path_args::caller(ctx);
-    path_at(ctx, &caller, args.raw(0), args.raw(1))?.lookup(&caller, walk)?;
+    path_at(ctx, args.raw(0), args.raw(1))?.lookup(&caller, walk)?;
     Err(Errno::EOPNOTSUPP)
 }
 
@@ -229,7 +224,7 @@ fn write_statfs(ctx: &SyscallContext<'_>, place: &VfsPath, addr: u64) -> SysResu
 /// `statfs(const char *path, struct statfs *buf)`
 pub fn statfs(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let caller = path_args::caller(ctx);
-    let place = path(ctx, &caller, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
+    let place = path(ctx, args.raw(0))?.lookup(&caller, WalkFlags::FOLLOW)?;
     write_statfs(ctx, &place, args.raw(1))
 }
 

@@ -200,7 +200,7 @@ pub fn getrandom(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> 
     if flags & !KNOWN != 0 || flags & both == both {
         return Err(Errno::EINVAL);
     }
-    let mut dst = UserIo::buffer(ctx.task.mm(), args.raw(0), args.raw(1))?;
+    let mut dst = UserIo::buffer(&ctx.own.mm, args.raw(0), args.raw(1))?;
     crate::fs::random::fill(&mut dst)
 }
 

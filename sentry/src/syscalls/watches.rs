@@ -47,7 +47,7 @@ pub fn inotify_add_watch(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult
     let mut walk = WalkFlags::empty();
     walk.set(WalkFlags::FOLLOW, mask & linux::IN_DONT_FOLLOW == 0);
     walk.set(WalkFlags::DIRECTORY, mask & linux::IN_ONLYDIR != 0);
-    let place = path(ctx, &caller, args.raw(1))?.lookup(&caller, walk)?;
+    let place = path(ctx, args.raw(1))?.lookup(&caller, walk)?;
     place.inode().permission(&caller.credentials, Access::READ)?;
     let wd = instance.add_watch(&place, mask & VALID_MASK)?;
     usize::try_from(wd).map_err(|_| Errno::ENOSPC)

@@ -65,8 +65,8 @@ enum Target {
 impl Target {
     fn place(self, ctx: &SyscallContext<'_>, caller: &Caller<'_>, arg: u64) -> SysResult<VfsPath> {
         match self {
-            Target::Path => path(ctx, caller, arg)?.lookup(caller, WalkFlags::FOLLOW),
-            Target::Link => path(ctx, caller, arg)?.lookup(caller, WalkFlags::empty()),
+            Target::Path => path(ctx, arg)?.lookup(caller, WalkFlags::FOLLOW),
+            Target::Link => path(ctx, arg)?.lookup(caller, WalkFlags::empty()),
             Target::Descriptor => Ok(place_of(&*open_file(ctx, arg)?)),
         }
     }

@@ -122,6 +122,7 @@ impl Task {
             mm: RwLock::new(parts.mm),
             files: RwLock::new(parts.files),
             fs: RwLock::new(parts.fs),
+            own_version: AtomicU64::new(0),
             signals: Mutex::new(task_signals),
             charges: Mutex::new(charges),
             signal_queue: WaitQueue::new(),

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::signal::ExitStatus;
-use super::{SignalSet, Task, rseq, vfork};
+use super::{Credentials, SignalSet, Task, rseq, vfork};
 use crate::errno::Errno;
 use crate::ipc::undo::UndoList;
 use crate::kernel::Kernel;
 use crate::mm::{Mm, Patches};
 use crate::platform::{GuestThread, Registers, Space};
 use crate::syscalls::Args;
+use crate::vfs::FsContext;
 
 /// What only the task's own thread touches, or a dispatcher to which the thread has handed it.
 pub struct TaskLocal {
@@ -113,8 +114,38 @@ pub enum AfterCall {
 pub struct SyscallContext<'a> {
     /// The calling task.
     pub task: &'a Arc<Task>,
+    /// What it had when the call began.
+    pub own: &'a Own,
     /// Its private half.
     pub local: &'a mut TaskLocal,
+}
+
+/// What a task refers to, at hand for its system calls: the same as [`Task::mm`] and its like tell, without locks and counts. Only the task's own
+/// thread ever replaces any of it, between two calls as far as these are concerned.
+pub struct Own {
+    /// As of which [`Task::own_version`] the rest is.
+    version: u64,
+    /// Its memory.
+    pub mm: Arc<Mm>,
+    /// Its root, working directory and umask.
+    pub fs: Arc<FsContext>,
+    /// What it may do.
+    pub credentials: Arc<Credentials>,
+}
+
+impl Own {
+    /// What the task has now.
+    pub(super) fn of(task: &Task) -> Own {
+        let version = task.own_version();
+        Own { version, mm: task.mm(), fs: task.fs(), credentials: task.credentials() }
+    }
+
+    /// Looks again if anything was replaced. Called by the task's own thread before anybody makes its next call.
+    pub(super) fn refresh(&mut self, task: &Task) {
+        if self.version != task.own_version() {
+            *self = Own::of(task);
+        }
+    }
 }
 
 impl SyscallContext<'_> {

@@ -4,7 +4,7 @@
 //! signalfd takes *the reader's* signals, a terminal asks for the reader's process group, a unix socket stamps the
 //! sender's credentials, `/dev/tty` and `/proc/self` mean the caller's. They ask here.
 //!
-//! A task's own thread calls [`enter`] once for its life; a dispatcher thread calls it around each call it answers.
+//! A task's own thread calls [`enter`] once for its life; a dispatcher thread calls [`lend`] around each call it answers.
 //! Threads of the kernel itself (timers, host pump) have no current task.
 
 use std::cell::RefCell;
@@ -25,6 +25,25 @@ pub fn current() -> Option<Arc<Task>> {
 #[must_use = "dropping the result leaves the task"]
 pub fn enter(task: Arc<Task>) -> Entered {
     Entered { previous: CURRENT.replace(Some(task)) }
+}
+
+/// As [`enter`], with a task that `from` has for this: it gets it back, which spares the counting.
+#[must_use = "dropping the result leaves the task"]
+pub fn lend(from: &mut Option<Arc<Task>>) -> Lent<'_> {
+    let previous = CURRENT.replace(from.take());
+    Lent { from, previous }
+}
+
+/// See [`lend`].
+pub struct Lent<'a> {
+    from: &'a mut Option<Arc<Task>>,
+    previous: Option<Arc<Task>>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        *self.from = CURRENT.replace(self.previous.take());
+    }
 }
 
 /// See [`enter`].

@@ -18,7 +18,7 @@ use super::job_control::rouse_if_orphaned;
 use super::signal::send::Origin;
 use super::signal::{Action, Disposition, ExitStatus, SigFields, SigInfo, Signal};
 use super::thread_group::{ParentEvent, ThreadGroup};
-use super::{PidNamespace, Task, TaskLocal, Work};
+use super::{Own, PidNamespace, Task, TaskLocal, Work};
 use crate::kernel::TaskTree;
 use crate::time::Timespec;
 use crate::wait::PollEvents;
@@ -44,7 +44,7 @@ impl ThreadGroup {
 }
 
 /// Ends a thread. Runs on its own host thread, as its last act. `status` is its own; a process that is ending has its own idea.
-pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, status: ExitStatus) {
+pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, own: &mut Own, status: ExitStatus) {
     task.exiting.store(true, Ordering::Release);
     let group = task.thread_group().clone();
     let last = group.thread_dying();
@@ -58,6 +58,7 @@ pub(super) fn exit_thread(task: &Arc<Task>, local: &mut TaskLocal, status: ExitS
     release_memory(task, local);
     drop(local.sem_undo.take());
     task.release_resources();
+    own.refresh(task);
     if last {
         group.timers().on_exit(task.kernel().timers());
     }

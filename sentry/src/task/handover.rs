@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{AfterCall, CurrentCall, SyscallContext, Task, TaskLocal, current};
+use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current};
 use crate::errno::SysResult;
 use crate::platform::{
     Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
@@ -17,42 +17,57 @@ use crate::platform::{
 use crate::syscalls::{Args, exitless, numbers, table};
 use crate::wait;
 
+#[cfg(test)]
+#[path = "handover_tests.rs"]
+mod tests;
+
 /// See the module documentation.
 pub(super) struct Handover {
     task: Arc<Task>,
-    local: Mutex<TaskLocal>,
+    held: Mutex<Held>,
+}
+
+/// What the task's own thread works with, or a dispatcher.
+pub(super) struct Held {
+    pub(super) local: TaskLocal,
+    /// Of the moment at which the thread went into the guest, where it replaces nothing.
+    pub(super) own: Own,
+    /// For [`current::lend`].
+    for_current: Option<Arc<Task>>,
 }
 
 impl Handover {
     pub(super) fn new(task: Arc<Task>, local: TaskLocal) -> Arc<Handover> {
-        let handover = Arc::new(Handover { task, local: Mutex::new(local) });
+        let held = Held { local, own: Own::of(&task), for_current: Some(task.clone()) };
+        let handover = Arc::new(Handover { task, held: Mutex::new(held) });
         let answer: Weak<dyn Answer> = Arc::downgrade(&(handover.clone() as Arc<dyn Answer>));
-        handover.local.lock().machine.answer_with(answer, exitless::handles);
+        handover.held.lock().local.machine.answer_with(answer, exitless::handles);
         handover
     }
 
     /// What the task's own thread works with.
-    pub(super) fn lock(&self) -> MutexGuard<'_, TaskLocal> {
-        self.local.lock()
+    pub(super) fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock()
     }
 }
 
 /// Runs guest code; dispatchers may use the task's private half meanwhile.
-pub(super) fn run_guest(local: &mut MutexGuard<'_, TaskLocal>) -> SysResult<Exit> {
+pub(super) fn run_guest(held: &mut MutexGuard<'_, Held>) -> SysResult<Exit> {
+    let local = &mut held.local;
     let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
     let (mut registers, space, patches) = (local.registers, local.space.clone(), local.patches.clone());
     let (rip, entered) = patches.enter(registers.rip);
     registers.rip = rip;
-    let exit = MutexGuard::unlocked(local, || machine.run(&mut registers, &space));
+    let exit = MutexGuard::unlocked(held, || machine.run(&mut registers, &space));
     let exit = exit.map(|exit| patches.leave(entered, &mut registers, exit));
-    local.machine = machine;
-    local.registers = registers;
+    held.local.machine = machine;
+    held.local.registers = registers;
     exit
 }
 
 impl Answer for Handover {
     fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
-        let mut local = self.local.try_lock()?;
+        let mut held = self.held.try_lock()?;
         if !self.task.work().is_empty() {
             // Its thread is on its way out.
             return None;
@@ -64,12 +79,12 @@ impl Answer for Handover {
         let Some(entry) = table::find(request.number).filter(|_| suits) else {
             return Some(Answered::Refused);
         };
+        let Held { local, own, for_current } = &mut *held;
         if !request.patched && local.patches.called(request.rip()) {
             // Its thread patches the site on the way.
             return Some(Answered::Refused);
         }
-        let _current = current::enter(self.task.clone());
-        let local = &mut *local;
+        let _current = current::lend(for_current);
         // Only this one looks at a register that is not an argument; reading it costs the guest time.
         if request.number == u64::from(numbers::sigaltstack) {
             local.registers.rsp = request.rsp();
@@ -78,7 +93,7 @@ impl Answer for Handover {
         local.after = AfterCall::Result;
         local.progress = None;
         let declining = wait::declining();
-        let result = (entry.handler)(&mut SyscallContext { task: &self.task, local }, &args);
+        let result = (entry.handler)(&mut SyscallContext { task: &self.task, own, local }, &args);
         if declining.declined() && result.is_err() {
             local.restart = None;
             return Some(Answered::Refused);

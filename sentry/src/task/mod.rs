@@ -48,7 +48,9 @@ use bitflags::bitflags;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use attributes::Attributes;
-pub use context::{AfterCall, AltStack, CurrentCall, FaultRecord, RestartBlock, SyscallContext, TaskLocal};
+pub use context::{
+    AfterCall, AltStack, CurrentCall, FaultRecord, Own, RestartBlock, SyscallContext, TaskLocal,
+};
 pub use credentials::{Capability, Credentials};
 pub use namespaces::Namespaces;
 pub use pid::{Pid, PidNamespace};
@@ -106,6 +108,8 @@ pub struct Task {
     mm: RwLock<Arc<Mm>>,
     files: RwLock<Arc<FdTable>>,
     fs: RwLock<Arc<FsContext>>,
+    /// Changes whenever one of `credentials`, `mm` and `fs` is replaced.
+    own_version: AtomicU64,
     signals: Mutex<TaskSignals>,
     /// Its places under the limits of its user and of its container; given back when it is reaped.
     charges: Mutex<Charges>,
@@ -193,6 +197,7 @@ impl Task {
         let uid = credentials.uid;
         let new = credentials.clone();
         let old = std::mem::replace(&mut *self.credentials.write(), credentials);
+        self.own_changed();
         // Linux's commit_creds: whoever changes ids or gains rights is nobody's to trace, and outlives its parent quietly.
         let ids = |who: &Credentials| (who.euid, who.egid, who.fsuid, who.fsgid);
         if ids(&old) != ids(&new) || !old.permitted.contains(new.permitted) {
@@ -237,6 +242,16 @@ impl Task {
     /// Replaces its root, working directory and umask (`unshare`).
     pub fn set_fs(&self, fs: Arc<FsContext>) {
         *self.fs.write() = fs;
+        self.own_changed();
+    }
+
+    /// See [`Own`].
+    pub(crate) fn own_version(&self) -> u64 {
+        self.own_version.load(Ordering::Relaxed)
+    }
+
+    fn own_changed(&self) {
+        self.own_version.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Replaces its descriptors (`unshare`, `close_range`).
@@ -369,13 +384,16 @@ impl Task {
     }
 
     pub(crate) fn replace_mm(&self, mm: Arc<Mm>) -> Arc<Mm> {
-        std::mem::replace(&mut *self.mm.write(), mm)
+        let old = std::mem::replace(&mut *self.mm.write(), mm);
+        self.own_changed();
+        old
     }
 
     /// Lets go of descriptors and directories (exit).
     pub(crate) fn release_resources(&self) {
         let files = std::mem::take(&mut *self.files.write());
         let fs = std::mem::replace(&mut *self.fs.write(), nowhere());
+        self.own_changed();
         drop((files, fs));
     }
 

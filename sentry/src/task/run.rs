@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handover::{Handover, run_guest};
+use super::handover::{Handover, Held, run_guest};
 use super::signal::deliver::{AfterSignals, deliver};
 use super::signal::{ExitStatus, SigInfo, Signal};
 use super::{
@@ -39,36 +39,39 @@ enum State {
 pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
     let _current = current::enter(task.clone());
     let handover = Handover::new(task.clone(), local);
-    let mut local = handover.lock();
+    let mut held = handover.lock();
     let mut state = State::Attend;
     let mut left_guest = Instant::now();
     let status = loop {
         state = match state {
-            State::Guest if !rseq::enter(task, &mut local) => State::Attend,
+            State::Guest if !rseq::enter(task, &mut held.local) => State::Attend,
             State::Guest => {
                 let entered = Instant::now();
                 let stay = entered.saturating_duration_since(left_guest);
                 let system = nanos(stay.saturating_sub(take_slept()));
-                let exit = run_guest(&mut local);
+                held.own.refresh(task);
+                let exit = run_guest(&mut held);
+                let local = &mut held.local;
                 left_guest = Instant::now();
                 task.mm().reap();
                 if local.registers.gs_base != 0 && !local.patches.is_closed() {
                     // What patched sites find by GS is not there.
                     task.mm().give_up_patches();
                 }
-                rseq::leave(&local, left_guest);
+                rseq::leave(local, left_guest);
                 task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
-                    Ok(exit) => handle_exit(task, &mut local, exit),
+                    Ok(exit) => handle_exit(task, local, exit),
                     Err(error) => lost(task, error),
                 }
             }
-            State::Syscall => system_call(task, &mut local),
-            State::Attend => attend(task, &mut local),
+            State::Syscall => system_call(task, &mut held),
+            State::Attend => attend(task, &mut held.local),
             State::Exit(status) => break status,
         };
     };
-    exit::exit_thread(task, &mut local, status);
+    let Held { local, own, .. } = &mut *held;
+    exit::exit_thread(task, local, own, status);
 }
 
 fn nanos(duration: std::time::Duration) -> u64 {
@@ -132,7 +135,9 @@ fn after_kernel(task: &Arc<Task>, local: &TaskLocal) -> State {
     }
 }
 
-fn system_call(task: &Arc<Task>, local: &mut TaskLocal) -> State {
+fn system_call(task: &Arc<Task>, held: &mut Held) -> State {
+    let Held { local, own, .. } = held;
+    own.refresh(task);
     let r = &local.registers;
     if local.patches.take_due(r.rip) {
         task.mm().patch_site(r.rip, r.rax);
@@ -140,7 +145,8 @@ fn system_call(task: &Arc<Task>, local: &mut TaskLocal) -> State {
     let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     local.call = CurrentCall { number: r.rax, args, deadline: None };
     local.after = AfterCall::Result;
-    let result = dispatch(&mut SyscallContext { task, local });
+    let result = dispatch(&mut SyscallContext { task, own, local });
+    own.refresh(task);
     local.progress = None;
     match local.after {
         AfterCall::Exit(status) => return State::Exit(status),

@@ -320,15 +320,15 @@ impl Caller<'_> {
     }
 }
 
-/// `open` for a system call: special files go to the kernel's drivers.
+/// `open` for a system call, from the working directory if there is no `start`: special files go to the kernel's drivers.
 pub fn open(
     ctx: &mut SyscallContext<'_>,
-    start: &VfsPath,
+    start: Option<&VfsPath>,
     path: &[u8],
     how: &OpenHow,
 ) -> SysResult<Arc<File>> {
     let task = ctx.task;
-    let caller = Caller::of(task);
+    let caller = Caller::new(ctx.own.credentials.clone(), &ctx.own.fs, Some(task));
     let mut special = |place: &VfsPath, flags: OpenFlags| task.kernel().vfs().special.open(ctx, place, flags);
-    caller.open(start, path, how, &mut special)
+    caller.open(start.unwrap_or(caller.cwd()), path, how, &mut special)
 }

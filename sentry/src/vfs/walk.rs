@@ -127,7 +127,7 @@ impl Segment<'_> {
 pub struct Walker<'p, 'c, 't> {
     caller: &'c Caller<'t>,
     at: VfsPath,
-    root: VfsPath,
+    root: &'c VfsPath,
     current: Segment<'p>,
     outer: Vec<Segment<'p>>,
     links: u32,
@@ -137,7 +137,12 @@ pub struct Walker<'p, 'c, 't> {
 
 impl<'p, 'c, 't> Walker<'p, 'c, 't> {
     /// A walk of `path` from `start` (the working directory or a descriptor's place).
-    pub fn new(caller: &'c Caller<'t>, start: &VfsPath, path: &'p [u8], flags: WalkFlags) -> SysResult<Self> {
+    pub fn new(
+        caller: &'c Caller<'t>,
+        start: &'c VfsPath,
+        path: &'p [u8],
+        flags: WalkFlags,
+    ) -> SysResult<Self> {
         if path.is_empty() && !flags.contains(WalkFlags::EMPTY_PATH) {
             return Err(Errno::ENOENT);
         }
@@ -154,7 +159,7 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
         Ok(Walker {
             caller,
             at: at.clone(),
-            root: root.clone(),
+            root,
             current: Segment { text: Cow::Borrowed(path), position: 0 },
             outer: Vec::new(),
             links: 0,
@@ -260,7 +265,7 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
     }
 
     fn dot_dot(&mut self) -> SysResult {
-        if self.at.same(&self.root) {
+        if self.at.same(self.root) {
             return if self.flags.contains(WalkFlags::BENEATH) { Err(Errno::EXDEV) } else { Ok(()) };
         }
         let mut above = self.at.clone();
@@ -272,7 +277,7 @@ impl<'p, 'c, 't> Walker<'p, 'c, 't> {
                 return Err(Errno::EXDEV);
             }
             // A mount that covers the root itself: `..` stays at the root.
-            if above.same(&self.root) {
+            if above.same(self.root) {
                 return Ok(());
             }
         }

@@ -14,18 +14,22 @@ use crate::errno::SysResult;
 impl GoferInode {
     /// The attributes, from where they are had most cheaply.
     pub(super) fn current(&self) -> SysResult<wire::Attr> {
-        let fs = self.fs()?;
+        self.current_on(&*self.fs()?)
+    }
+
+    /// [`GoferInode::current`] for a caller that has the file system at hand.
+    pub(super) fn current_on(&self, fs: &GoferFs) -> SysResult<wire::Attr> {
         let written = self.written.load(Ordering::Relaxed);
         if written && self.windows.get().is_none_or(|windows| !windows.mappings().is_mapped()) {
             // This time still: it may have been written to the last moment.
             self.written.store(false, Ordering::Relaxed);
         }
         if !fs.is_exclusive() {
-            return self.current_shared(&fs, written);
+            return self.current_shared(fs, written);
         }
         let owner_known = {
             let cached = self.attr.lock();
-            if cached.usable(&fs) && !written {
+            if cached.usable(fs) && !written {
                 return Ok(cached.attr);
             }
             cached.owner_known()

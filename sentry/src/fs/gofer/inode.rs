@@ -17,6 +17,7 @@ use super::handle::{self, Handle, Handles, Want};
 use super::witness::Witness;
 use super::{Epoch, GoferFs, HostId, Urgency};
 use crate::errno::{Errno, SysResult};
+use crate::fs::gofer::Sharing;
 use crate::mm::WindowCache;
 use crate::platform;
 use crate::vfs::Inode;
@@ -28,6 +29,8 @@ const MUCH_SPACE: u64 = 2048;
 /// A file of the host, known to the gofer by an id.
 pub struct GoferInode {
     fs: Weak<GoferFs>,
+    /// The file system's.
+    sharing: Sharing,
     itself: Weak<GoferInode>,
     fd: FdId,
     id: HostId,
@@ -54,7 +57,7 @@ pub struct GoferInode {
 impl GoferInode {
     pub(super) fn new(
         itself: Weak<GoferInode>,
-        fs: Weak<GoferFs>,
+        (fs, sharing): (Weak<GoferFs>, Sharing),
         fd: FdId,
         attr: &wire::Attr,
         target: Option<Vec<u8>>,
@@ -66,6 +69,7 @@ impl GoferInode {
         }
         GoferInode {
             fs,
+            sharing,
             itself,
             fd,
             id: HostId::of(attr),

@@ -199,10 +199,6 @@ impl GoferFs {
         &self.witnesses
     }
 
-    pub(crate) fn sharing(&self) -> Sharing {
-        self.sharing
-    }
-
     pub(crate) fn is_exclusive(&self) -> bool {
         self.sharing == Sharing::Exclusive
     }
@@ -227,7 +223,7 @@ impl GoferFs {
             match inodes.get(&id).and_then(Weak::upgrade) {
                 Some(known) => known,
                 None => {
-                    let fs = self.itself.clone();
+                    let fs = (self.itself.clone(), self.sharing);
                     let inode = Arc::new_cyclic(|itself| {
                         GoferInode::new(itself.clone(), fs, fd, attr, target, asked)
                     });

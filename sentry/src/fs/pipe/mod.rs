@@ -93,7 +93,7 @@ impl Pipe {
         }
         let was_writable = state.writable();
         let read = state.take(dst)?;
-        let freed = !was_writable && state.writable();
+        let freed = !was_writable && state.writable() && !self.queue.has_nobody();
         drop(state);
         if freed {
             self.queue.notify(PollEvents::WRITABLE);
@@ -110,8 +110,11 @@ impl Pipe {
             return Err(Errno::EPIPE);
         }
         let written = state.put(src, packets)?;
+        let waited_for = !self.queue.has_nobody();
         drop(state);
-        self.queue.notify(PollEvents::READABLE);
+        if waited_for {
+            self.queue.notify(PollEvents::READABLE);
+        }
         Ok(written)
     }
 }

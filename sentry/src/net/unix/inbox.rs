@@ -206,8 +206,11 @@ impl Inbox {
                 state.messages.push_back(message);
             }
         }
+        let waited_for = !self.queue.has_nobody();
         drop(state);
-        self.queue.notify(PollEvents::READABLE);
+        if waited_for {
+            self.queue.notify(PollEvents::READABLE);
+        }
         Ok(put)
     }
 

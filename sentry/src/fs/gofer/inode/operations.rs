@@ -31,7 +31,8 @@ fn new_file(new: NewInode) -> SysResult<NewFile> {
 
 impl Inode for GoferInode {
     fn attr(&self) -> SysResult<Attr> {
-        Ok(attributes::to_vfs(&*self.fs()?, &self.current()?))
+        let fs = self.fs()?;
+        Ok(attributes::to_vfs(&fs, &self.current_on(&fs)?))
     }
 
     fn file_type(&self) -> FileType {
@@ -83,8 +84,7 @@ impl Inode for GoferInode {
 
     /// One look at a shared directory tells both.
     fn search(&self, who: &Credentials) -> SysResult<Option<u64>> {
-        let fs = self.fs()?;
-        let seen = if fs.is_exclusive() { None } else { self.look_at_names() };
+        let seen = if self.sharing == Sharing::Exclusive { None } else { self.look_at_names() };
         let Some((host, version)) = seen else {
             return self.permission(who, Access::EXEC).map(|()| None);
         };
@@ -117,9 +117,9 @@ impl Inode for GoferInode {
     }
 
     fn dentry_cache(&self) -> DentryCache {
-        match self.fs.upgrade().map(|fs| fs.sharing()) {
-            Some(Sharing::Exclusive) => DentryCache::Exclusive,
-            _ => DentryCache::Revalidate,
+        match self.sharing {
+            Sharing::Exclusive => DentryCache::Exclusive,
+            Sharing::Shared => DentryCache::Revalidate,
         }
     }
 
