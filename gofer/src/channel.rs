@@ -67,7 +67,7 @@ pub fn open(session: &Arc<Session>, reply: &mut Reply) -> Result<(), Errno> {
         .spawn(move || server.run())
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
     channels.push(Channel { shared, socket, stop, thread });
-    reply.fds.extend([memory, theirs]);
+    reply.fds.extend([memory.into(), theirs.into()]);
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Two ways lead to a descriptor: a checked name in a directory that the server holds ([`Host::lookup`]), and opening again
 //! what a descriptor stands for, through `/proc/self/fd` ([`Host::reopen`]). The second never looks at a name, so it gets
-//! the very file that was walked to, whatever has been renamed since.
+//! the very file that was walked to, whatever has been renamed since. Where opening a name cannot act on anything, whatever it stands for
+//! by then, and many are to be opened, both are one ([`Host::read_here`]): it costs half.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
@@ -60,6 +61,17 @@ impl Host {
     pub fn lookup(&self, dir: impl AsFd, name: Name<'_>, mounts: Mounts) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         open_in(dir, name, flags, Mode::empty(), mounts)
+    }
+
+    /// The regular file with this name in this directory, opened for reading at once: for directories on mounts where no device can be opened
+    /// (`MS_NODEV`), and for names that a listing says are regular files. Whether it still is one is for the caller to check before the
+    /// descriptor is used: of what else may have taken the name since, a socket or a link is not opened, and a FIFO is without waiting.
+    ///
+    /// # Errors
+    /// What `openat2(2)` says; `EXDEV` for every mount.
+    pub fn read_here(&self, dir: impl AsFd, name: Name<'_>) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open_in(dir, name, flags, Mode::empty(), Mounts::Stay)
     }
 
     /// Creates a regular file. Never opens one that exists.

@@ -15,7 +15,8 @@ use rustix::io::Errno;
 /// A file found by a walk or a creation.
 #[derive(Debug)]
 pub struct Node {
-    /// An `O_PATH` descriptor.
+    /// An `O_PATH` descriptor, or one for reading that the client has got, too ([`crate::host::Host::read_here`]). Of the latter the offset and
+    /// the status flags are in the client's hands; no operation uses them.
     pub fd: OwnedFd,
     /// The file's type, which never changes.
     pub kind: FileKind,

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use caisson_proto::lisafs::header::HEADER_SIZE;
 use caisson_proto::lisafs::{FDS_MAX, Header};
@@ -11,6 +12,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+
+use crate::table::Node;
 
 /// What came in.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +54,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received, Errno> 
 ///
 /// # Errors
 /// What `sendmsg(2)` says.
-pub fn send(socket: impl AsFd, parts: &[IoSlice<'_>], fds: &[OwnedFd]) -> Result<(), Errno> {
+pub fn send(socket: impl AsFd, parts: &[IoSlice<'_>], fds: &[Donation]) -> Result<(), Errno> {
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().take(FDS_MAX).map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -72,7 +75,31 @@ pub struct Reply {
     /// The payload.
     pub payload: Vec<u8>,
     /// Descriptors to donate, at most [`FDS_MAX`].
-    pub fds: Vec<OwnedFd>,
+    pub fds: Vec<Donation>,
+}
+
+/// A descriptor to donate. The client gets a duplicate of its own either way.
+#[derive(Debug)]
+pub enum Donation {
+    /// One that is for the client only.
+    Own(OwnedFd),
+    /// A walked file's own.
+    Of(Arc<Node>),
+}
+
+impl From<OwnedFd> for Donation {
+    fn from(fd: OwnedFd) -> Donation {
+        Donation::Own(fd)
+    }
+}
+
+impl AsFd for Donation {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Donation::Own(fd) => fd.as_fd(),
+            Donation::Of(node) => node.fd.as_fd(),
+        }
+    }
 }
 
 impl Reply {

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::namespace;
 use crate::session::Session;
 use crate::table::{Object, OpenDir, OpenFile};
-use crate::transport::Reply;
+use crate::transport::{Donation, Reply};
 
 pub(super) fn open(s: &Session, fd: FdId, flags: OpenFlags, reply: &mut Reply) -> Result<(), Errno> {
     let node = s.node(fd)?;
@@ -98,13 +98,14 @@ const LOCAL: &[i64] = &[
     libc::OVERLAYFS_SUPER_MAGIC,
 ];
 
-/// Donates a duplicate of the node's own `O_PATH` descriptor. It opens nothing: with the calls that a sentry has it only tells attributes.
+/// Donates the node's own descriptor. It opens nothing: with the calls that a sentry has an `O_PATH` one only tells attributes, and one that
+/// is open for reading was given to it for that already ([`Node`]).
 pub(super) fn witness(s: &Session, fd: FdId, reply: &mut Reply) -> Result<(), Errno> {
     let node = s.node(fd)?;
     if !tells(node.kind) || !is_local(&node.fd)? {
         return Err(Errno::OPNOTSUPP);
     }
-    reply.fds.push(rustix::io::fcntl_dupfd_cloexec(&node.fd, 0)?);
+    reply.fds.push(Donation::Of(node));
     Ok(())
 }
 
@@ -121,11 +122,11 @@ pub(super) fn is_local(fd: impl AsFd) -> Result<bool, Errno> {
 /// Donates the descriptor, keeps it, or both, as the flags ask.
 fn hand_out(s: &Session, host: OwnedFd, flags: OpenFlags, reply: &mut Reply) -> Result<Option<FdId>, Errno> {
     if !flags.contains(OpenFlags::KEEP) {
-        reply.fds.push(host);
+        reply.fds.push(host.into());
         return Ok(None);
     }
     if flags.contains(OpenFlags::DONATE) {
-        reply.fds.push(rustix::io::fcntl_dupfd_cloexec(&host, 0)?);
+        reply.fds.push(rustix::io::fcntl_dupfd_cloexec(&host, 0)?.into());
     }
     let (readable, writable) = (flags.contains(OpenFlags::READ), flags.contains(OpenFlags::WRITE));
     s.insert(Object::File(Arc::new(OpenFile { fd: host, readable, writable }))).map(Some)

@@ -34,7 +34,7 @@ pub(super) fn connect(s: &Session, fd: FdId, kind: SocketKind, reply: &mut Reply
     }
     let socket = new_socket(kind)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(s.host.path_of(&node.fd))?)?;
-    reply.fds.push(socket);
+    reply.fds.push(socket.into());
     Ok(())
 }
 
@@ -73,7 +73,7 @@ pub(super) fn bind(
         }
     };
     let (node, open) = namespace::or_unlink(insert(), &parent, name, UnlinkKind::File)?;
-    reply.fds.push(donated);
+    reply.fds.push(donated.into());
     Created { node, attr, open: Some(open) }.encode(&mut reply.payload);
     Ok(())
 }
@@ -85,6 +85,6 @@ pub(super) fn listen(s: &Session, fd: FdId, backlog: u32) -> Result<(), Errno> {
 
 pub(super) fn accept(s: &Session, fd: FdId, reply: &mut Reply) -> Result<(), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    reply.fds.push(rustix::net::accept_with(&*s.socket(fd)?, flags)?);
+    reply.fds.push(rustix::net::accept_with(&*s.socket(fd)?, flags)?.into());
     Ok(())
 }

@@ -267,10 +267,10 @@ impl Mm {
         let within_page = len as u64 <= PAGE_SIZE - addr % PAGE_SIZE;
         if within_page && (!vma.is_private() || access != MemoryAccess::Write) {
             let wanted = if access == MemoryAccess::Write { Perms::W } else { Perms::R };
-            // A private page may have come in meanwhile; then the entry is its, and as good.
+            // Of private memory it is the object's page. One of its own may have come in meanwhile; then the entry is that one's, and as good: it is
+            // nobody else's, for sharing it takes the lock that the caller holds.
             if let Some((gpa, perms)) = self.space.lookup(addr)
                 && perms.contains(wanted)
-                && !vma.is_private()
             {
                 let piece =
                     Piece { gpa, len: PAGE_SIZE - addr % PAGE_SIZE, copy_on_write: false, fresh: None };
