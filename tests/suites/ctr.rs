@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             bind_of_a_single_file,
             files_keep_their_owners,
             nested_binds,
+            the_hosts_changes_show_behind_files_that_came_ahead,
             tmpfs_mount,
             read_only_root,
             root_is_writable_and_private,
@@ -199,6 +200,49 @@ fn nested_binds(bed: &Bed) -> Outcome {
     let script = "cat /o/a/hidden; ls /o/a/b; cat /o/a/b/seen; echo x 2>/dev/null >/o/a/b/y || echo refused";
     let out = bed.sh(script).bind(&outer, "/o", "rbind:rw").bind(&inner, "/o/a/b", "rbind:ro").ok();
     assert_eq!(out, "outer\nseen\ninner\nrefused\n");
+    Ok(())
+}
+
+/// A directory is gone through file by file, and half way the host changes what is behind the names to come.
+fn the_hosts_changes_show_behind_files_that_came_ahead(bed: &Bed) -> Outcome {
+    use std::fs;
+    let shared = bed.scratch("ahead");
+    let dir = shared.join("d");
+    let file = |i: usize| dir.join(format!("f{i:02}"));
+    fs::create_dir(&dir).unwrap();
+    (0..60).for_each(|i| fs::write(file(i), format!("old {i}\n")).unwrap());
+    fs::write(shared.join("other"), "elsewhere\n").unwrap();
+    // Times of the last change are told apart from later ones after some ticks of the host's clock.
+    std::thread::sleep(Duration::from_millis(100));
+    let script = "n=0; for f in /s/d/f*; do { read -r line <$f; } 2>/dev/null || line=gone; echo \"${f##*/} $line\"; \
+                  n=$((n + 1)); [ $n != 30 ] || { : >/s/half; until [ -e /s/go ]; do sleep 0.05; done; }; done";
+    let change = |i: usize| match i % 5 {
+        0 => fs::remove_file(file(i)),
+        1 => fs::write(shared.join("new"), format!("renamed {i}\n"))
+            .and_then(|()| fs::rename(shared.join("new"), file(i))),
+        2 => fs::write(file(i), format!("written {i}\n")),
+        3 => fs::remove_file(file(i)).and_then(|()| std::os::unix::fs::symlink("../other", file(i))),
+        _ => Ok(()),
+    };
+    let expected = (0..60).map(|i| {
+        let line = match (i < 30, i % 5) {
+            (true, _) | (_, 4) => format!("old {i}"),
+            (_, 0) => "gone".to_owned(),
+            (_, 1) => format!("renamed {i}"),
+            (_, 2) => format!("written {i}"),
+            _ => "elsewhere".to_owned(),
+        };
+        format!("f{i:02} {line}\n")
+    });
+    let out = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = eventually(Duration::from_secs(20), || shared.join("half").exists());
+            (30..60).for_each(|i| change(i).unwrap());
+            fs::write(shared.join("go"), "").unwrap();
+        });
+        bed.sh(script).bind(&shared, "/s", "rbind:rw").ok()
+    });
+    assert_eq!(out, expected.collect::<String>());
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::{open, walk};
 use crate::attr;
 use crate::host;
+use crate::limits;
 use crate::session::Session;
 use crate::table::{Node, Object, OpenDir};
 use crate::transport::{Donation, Reply};
@@ -43,7 +44,9 @@ pub(super) fn read_dir_plus(
     *at = u64::MAX;
     let mut buffer = [MaybeUninit::<u8>::uninit(); NAMES];
     let mut entries = RawDir::new(&dir.fd, &mut buffer);
-    let mut left = count;
+    // What the client gets of its own is no more than what is held in reserve for a request.
+    let own = u32::try_from(limits::RESERVE_PER_CONNECTION).unwrap_or(u32::MAX);
+    let mut left = if flags.contains(PlusFlags::READ) && !around.plain { count.min(own) } else { count };
     while left > 0 && reply.payload.len() < MAX_DATA.saturating_sub(ENTRY + TARGET_MAX) {
         let entry = match entries.next() {
             None | Some(Err(Errno::NOENT)) => break,

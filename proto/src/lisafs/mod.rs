@@ -49,9 +49,9 @@ pub const WALK_MAX: usize = 64;
 /// Most ids in one close or fsync.
 pub const IDS_MAX: usize = 1024;
 /// Most descriptors with one packet.
-pub const FDS_MAX: usize = 64;
+pub const FDS_MAX: usize = 128;
 /// Most entries in one reply to [`Request::ReadDirPlus`].
-pub const PLUS_MAX: u32 = 64;
+pub const PLUS_MAX: u32 = 128;
 /// Most fast channels of a connection.
 pub const CHANNELS_MAX: usize = 8;
 

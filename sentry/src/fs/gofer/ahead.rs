@@ -30,7 +30,7 @@ use super::inode::GoferInode;
 use super::{Epoch, GoferFs};
 
 /// Most files of a directory that wait.
-const WAITING: usize = 192;
+const WAITING: usize = 256;
 /// Most directories of a mount of which files wait.
 const DIRECTORIES: usize = 64;
 /// Most files of a mount that wait, where the gofer has ids enough.
@@ -132,7 +132,7 @@ impl State {
         self.asked = if succession { self.asked.saturating_add(1) } else { 1 };
         self.last_asked = Some(now);
         let listed = self.listed.is_some_and(|listed| now.duration_since(listed) < LISTED);
-        if self.came >= 2 * RUN && self.came > self.taken.saturating_mul(4) {
+        if self.came >= RUN && self.came > self.taken.saturating_mul(4) {
             // Others are looked up than come.
             self.done = true;
         }
@@ -297,7 +297,8 @@ impl GoferInode {
     fn look_ahead(&self, fs: &GoferFs, version: u64) {
         let position = self.ahead().0.lock().position;
         let asked = fs.epoch();
-        let answer = fs.client().read_dir_plus(self.fd(), position, fs.lookout().wants(fs));
+        let answer =
+            fs.client().read_dir_plus(self.fd(), position, fs.lookout().run(), fs.lookout().wants(fs));
         let mut close = Vec::new();
         {
             let mut state = self.ahead().0.lock();
@@ -338,6 +339,11 @@ impl GoferInode {
 }
 
 impl Lookout {
+    /// How many entries to ask for.
+    fn run(&self) -> u32 {
+        if self.is_usual() { RUN } else { FIRST_RUN }
+    }
+
     fn wants(&self, fs: &GoferFs) -> PlusFlags {
         let mut flags = PlusFlags::empty();
         flags.set(PlusFlags::WITNESS, !fs.is_exclusive());
@@ -390,5 +396,6 @@ pub(super) fn read_listing(
     Ok((files, if count == 0 { None } else { next }))
 }
 
-/// Most entries of one answer.
-pub(super) const RUN: u32 = PLUS_MAX;
+/// Most entries of one answer, and fewer as long as nobody knows whether they are wanted.
+const RUN: u32 = PLUS_MAX;
+const FIRST_RUN: u32 = PLUS_MAX / 4;

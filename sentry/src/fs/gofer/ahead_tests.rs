@@ -154,6 +154,71 @@ fn what_came_ahead_shows_what_we_did_meanwhile() {
     assert_eq!(served.stat("d/f45").unwrap().size, 77);
 }
 
+/// What the guest reads from a file that it opens by name.
+fn contents(served: &Served, name: &str) -> Result<String, Errno> {
+    let caller = Caller::kernel(served.path.clone());
+    let file = caller.open_plain(name.as_bytes(), crate::vfs::OpenFlags::empty())?;
+    let mut buffer = [0; 32];
+    let mut dst = crate::io::KernelDst::new(&mut buffer);
+    let count = file.read_at(&mut dst, 0)?;
+    Ok(String::from_utf8(buffer[..count].to_vec()).unwrap())
+}
+
+/// Descriptors wait, and the host puts something else behind their names.
+#[test]
+fn what_came_open_is_opened_only_if_the_name_still_means_it() {
+    let changes: [Change<'_>; 9] = [
+        ("nothing", &|_| {}),
+        ("written", &|s| fs::write(s.host("d/f30"), b"longer data").unwrap()),
+        ("removed", &|s| fs::remove_file(s.host("d/f30")).unwrap()),
+        ("made anew", &|s| {
+            fs::remove_file(s.host("d/f30")).unwrap();
+            fs::write(s.host("d/f30"), b"anew").unwrap();
+        }),
+        ("renamed over", &|s| fs::rename(s.host("d/f31"), s.host("d/f30")).unwrap()),
+        ("swapped", &|s| {
+            fs::rename(s.host("d/f30"), s.host("d/x")).unwrap();
+            fs::rename(s.host("d/f31"), s.host("d/f30")).unwrap();
+            fs::rename(s.host("d/x"), s.host("d/f31")).unwrap();
+        }),
+        ("its directory swapped", &|s| {
+            fs::create_dir(s.host("e")).unwrap();
+            fs::write(s.host("e/f30"), b"elsewhere").unwrap();
+            fs::rename(s.host("d"), s.host("old")).unwrap();
+            fs::rename(s.host("e"), s.host("d")).unwrap();
+        }),
+        ("a link now", &|s| {
+            fs::remove_file(s.host("d/f30")).unwrap();
+            std::os::unix::fs::symlink("f32", s.host("d/f30")).unwrap();
+        }),
+        ("its directory gone", &|s| fs::remove_dir_all(s.host("d")).unwrap()),
+    ];
+    for ((what, change), late) in changes.into_iter().flat_map(|change| [(change, false), (change, true)]) {
+        let served = serve_dir(Sharing::Shared);
+        fs::create_dir(served.host("d")).unwrap();
+        for i in 0..50 {
+            fs::write(served.host(&format!("d/f{i}")), format!("data {i}")).unwrap();
+        }
+        settle();
+        for i in 0..20 {
+            served.fs.lookout().opened();
+            assert_eq!(contents(&served, &format!("d/f{i}")).unwrap(), format!("data {i}"));
+        }
+        // A name that was looked up, and is opened after the change, beside those that wait.
+        served.stat("d/f30").unwrap();
+        change(&served);
+        if late {
+            settle();
+        }
+        for i in [30, 31, 32] {
+            let name = format!("d/f{i}");
+            let host = fs::read_to_string(served.host(&name)).ok();
+            assert_eq!(contents(&served, &name).ok(), host, "{what}: {name}");
+            served.assert_like_host(&name, what);
+        }
+    }
+}
+
 #[test]
 fn files_that_are_opened_one_after_the_other_come_open() {
     for sharing in [Sharing::Shared, Sharing::Exclusive] {
@@ -165,23 +230,16 @@ fn files_that_are_opened_one_after_the_other_come_open() {
             }
         }
         settle();
-        let read = |name: &str| {
-            let caller = Caller::kernel(served.path.clone());
-            let file = caller.open_plain(name.as_bytes(), crate::vfs::OpenFlags::empty()).unwrap();
-            let mut buffer = [0; 16];
-            let mut dst = crate::io::KernelDst::new(&mut buffer);
-            let count = file.read_at(&mut dst, 0).unwrap();
-            String::from_utf8(buffer[..count].to_vec()).unwrap()
-        };
+        let read = |served: &Served, name: &str| contents(served, name).unwrap();
         for i in 0..40 {
-            assert_eq!(read(&format!("one/f{i}")), i.to_string());
+            assert_eq!(read(&served, &format!("one/f{i}")), i.to_string());
         }
         for i in 0..15 {
-            assert_eq!(read(&format!("two/f{i}")), i.to_string());
+            assert_eq!(read(&served, &format!("two/f{i}")), i.to_string());
         }
         rustix::net::shutdown(&served.wire, rustix::net::Shutdown::Both).unwrap();
         for i in 15..40 {
-            assert_eq!(read(&format!("two/f{i}")), i.to_string(), "{sharing:?}");
+            assert_eq!(read(&served, &format!("two/f{i}")), i.to_string(), "{sharing:?}");
         }
         served.cut();
     }

@@ -140,8 +140,14 @@ impl Client {
     }
 
     /// Entries of a directory, open or not, with their files.
-    pub(super) fn read_dir_plus(&self, fd: FdId, position: u64, flags: PlusFlags) -> SysResult<Listed> {
-        let request = Request::ReadDirPlus { fd, position, count: ahead::RUN, flags };
+    pub(super) fn read_dir_plus(
+        &self,
+        fd: FdId,
+        position: u64,
+        count: u32,
+        flags: PlusFlags,
+    ) -> SysResult<Listed> {
+        let request = Request::ReadDirPlus { fd, position, count, flags };
         self.connection
             .call(&request, |reply| ahead::read_listing(reply.payload, std::mem::take(&mut reply.fds)))
     }

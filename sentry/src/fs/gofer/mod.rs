@@ -58,14 +58,14 @@ pub use inode::GoferInode;
 
 use self::ahead::Lookout;
 use self::client::Client;
-#[cfg(test)]
-use self::witness::WITNESSES;
 use self::witness::{Witnesses, stamp_clock};
 use crate::errno::{Errno, SysResult};
 use crate::vfs::{Device, FileSystem, FsStat, Inode};
 
-/// How many ids are collected before one message closes them all.
-const CLOSE_BATCH: usize = 128;
+/// How many ids are collected before one message closes them all; fewer where the gofer has few.
+const CLOSE_BATCH: usize = 512;
+/// What part of the gofer's ids may wait to be closed.
+const CLOSING: u64 = 32;
 /// How many inodes that nobody has open keep their host descriptors, per file system.
 const IDLE_HANDLES: usize = 256;
 /// How many inodes that were changed and are gone are known by number.
@@ -93,6 +93,7 @@ pub struct GoferFs {
     forgotten: Mutex<Forgotten>,
     /// How many ids the gofer has for us.
     objects: u64,
+    close_batch: usize,
     closing: Mutex<Vec<FdId>>,
     idle: Mutex<VecDeque<Weak<GoferInode>>>,
     witnesses: Witnesses,
@@ -170,9 +171,11 @@ impl GoferFs {
             inodes: Mutex::default(),
             forgotten: Mutex::default(),
             objects: mounted.objects,
+            close_batch: usize::try_from(mounted.objects / CLOSING)
+                .map_or(CLOSE_BATCH, |part| part.min(CLOSE_BATCH)),
             closing: Mutex::default(),
             idle: Mutex::default(),
-            witnesses: Witnesses::default(),
+            witnesses: Witnesses::new(),
             lookout: Lookout::new(mounted.objects),
             root: OnceLock::new(),
             itself: itself.clone(),
@@ -266,7 +269,7 @@ impl GoferFs {
         let batch = {
             let mut closing = self.closing.lock();
             closing.push(fd);
-            if urgency == Urgency::Batch && closing.len() < CLOSE_BATCH {
+            if urgency == Urgency::Batch && closing.len() < self.close_batch {
                 return;
             }
             std::mem::take(&mut *closing)

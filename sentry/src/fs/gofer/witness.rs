@@ -10,7 +10,8 @@
 //! something only if it was already [`settled`] when the gofer was asked: every later change gets another one. The gofer donates
 //! descriptors only of file systems that are stamped by the host's own clock.
 //!
-//! Witnesses are kept for the [`WITNESSES`] files of a mount that were looked at most recently.
+//! Witnesses are kept for the files of a mount that were looked at most recently: for [`WITNESSES`] of them, or fewer where the process may not
+//! have many descriptors.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -26,8 +27,11 @@ use rustix::fs::Stat;
 use super::GoferFs;
 use super::inode::GoferInode;
 
-/// Most witnesses of a mount.
-pub(super) const WITNESSES: usize = 512;
+/// Most witnesses of a mount, if the process may have so many times as many descriptors.
+const WITNESSES: usize = 4096;
+const OF_DESCRIPTORS: usize = 16;
+/// As many are there in any case.
+const LEAST: usize = 128;
 /// Who is asked for twice within this time gets a witness. Who comes by once in a long walk does not.
 const AGAIN: Duration = Duration::from_millis(20);
 /// A ctime this old, by the clock that stamps files, is not given to another change.
@@ -120,17 +124,33 @@ impl Witness {
 }
 
 /// A mount's witnesses, the one that has been there for longest first.
-#[derive(Default)]
-pub(super) struct Witnesses(Mutex<VecDeque<Weak<GoferInode>>>);
+pub(super) struct Witnesses {
+    all: Mutex<VecDeque<Weak<GoferInode>>>,
+    most: usize,
+}
 
 impl Witnesses {
+    /// As many as the process can afford.
+    pub(super) fn new() -> Witnesses {
+        let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let descriptors =
+            descriptors.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Witnesses { all: Mutex::default(), most: (descriptors / OF_DESCRIPTORS).clamp(LEAST, WITNESSES) }
+    }
+
+    /// How many there may be.
+    #[cfg(test)]
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// `inode` has got one. Who is to lose his for it.
     fn add(&self, inode: Weak<GoferInode>) -> Option<std::sync::Arc<GoferInode>> {
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         all.push_back(inode);
         // Each is passed over once at most.
-        for _ in 0..WITNESSES {
-            if all.len() <= WITNESSES {
+        for _ in 0..self.most {
+            if all.len() <= self.most {
                 return None;
             }
             let Some(oldest) = all.pop_front().and_then(|oldest| oldest.upgrade()) else { continue };
