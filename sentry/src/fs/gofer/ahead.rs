@@ -398,4 +398,4 @@ pub(super) fn read_listing(
 
 /// Most entries of one answer, and fewer as long as nobody knows whether they are wanted.
 const RUN: u32 = PLUS_MAX;
-const FIRST_RUN: u32 = PLUS_MAX / 4;
+const FIRST_RUN: u32 = PLUS_MAX / 2;

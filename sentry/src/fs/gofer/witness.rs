@@ -28,7 +28,7 @@ use super::GoferFs;
 use super::inode::GoferInode;
 
 /// Most witnesses of a mount, if the process may have so many times as many descriptors.
-const WITNESSES: usize = 4096;
+const WITNESSES: usize = if cfg!(test) { 256 } else { 4096 };
 const OF_DESCRIPTORS: usize = 16;
 /// As many are there in any case.
 const LEAST: usize = 128;
