@@ -8,13 +8,17 @@
 //! For how long is decided per host thread, as KVM decides how long it polls before it halts: sleeps that turn out short make the time longer, long
 //! ones make it shorter, down to nothing. A thread that waits long therefore never polls, and a waiting sandbox is idle.
 //!
+//! There is one other reason to stay awake: a process that waits for its child. The child's calls come in small groups, too few to wake a dispatcher for, and
+//! its parent has nothing else to do. So who slept while others made calls by exits, as many as are worth the time of the sleep, polls through its next waits, for
+//! as long as it answers that many.
+//!
 //! What such a thread answers must not sleep, and it holds no lock of the kernel while it waits, so that answering cannot wait
 //! for itself.
 
 use super::{Dispatch, GAP};
 use crate::machine::rdtsc;
 use std::cell::Cell;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Microseconds of polling without a call: the least worth starting with, and the most.
@@ -27,6 +31,14 @@ const ASK: u32 = 4;
 /// Microseconds to stay after the end of a wait, and calls to answer meanwhile at most.
 const LINGER: u64 = 8;
 const MOST_LINGERED: u32 = 3;
+/// Microseconds of polling that the answer to a call is worth to a thread that would only sleep.
+const WORTH_OF_A_CALL: u64 = 200;
+/// Microseconds without a call that it polls through then: what an `execve` and the start of a program take.
+const COMPANY: u64 = 700;
+/// After so many times as long it must have been worth it so far.
+const TRIAL: u64 = 3;
+/// After polling that was not worth it, the most such occasions that are let pass.
+const MOST_SHY: u32 = 63;
 /// How often in a row lingering may turn out useless at first, and after how many waits without it is tried again.
 const WORTH: i32 = 4;
 const TRY_AGAIN: i32 = 8;
@@ -44,11 +56,28 @@ struct Experience {
     expecting: bool,
     /// How often it does not expect that, after it did in vain.
     doubt: u32,
+    /// Whether it polls for the sake of those who call; how often it does not although it could, after that was not worth it; and how often it has
+    /// not yet.
+    company: bool,
+    shy: u32,
+    refrain: u32,
+    /// How many calls had exited that a dispatcher could have made, when it last went to sleep.
+    missed_before: u64,
 }
 
+const NEW: Experience = Experience {
+    patience: 0,
+    lingering: WORTH,
+    expecting: false,
+    doubt: 0,
+    company: false,
+    shy: 0,
+    refrain: 0,
+    missed_before: 0,
+};
+
 thread_local! {
-    static OWN: Cell<Experience> =
-        const { Cell::new(Experience { patience: 0, lingering: WORTH, expecting: false, doubt: 0 }) };
+    static OWN: Cell<Experience> = const { Cell::new(NEW) };
 }
 
 fn learn(change: impl FnOnce(&mut Experience)) {
@@ -70,13 +99,26 @@ pub(super) fn in_vain() {
 }
 
 impl Experience {
-    fn has_slept(&mut self, time: Duration) {
-        let short = u64::try_from(time.as_micros()).unwrap_or(u64::MAX) < SHORT;
+    /// Others have made `missed` calls by exits meanwhile.
+    fn has_slept(&mut self, time: Duration, missed: u64, slowness: u64) {
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.company = missed.saturating_mul(WORTH_OF_A_CALL * slowness) >= time && time >= SHORT;
+        if self.company && self.refrain > 0 {
+            self.refrain -= 1;
+            self.company = false;
+        }
+        let short = time < SHORT;
         self.patience = match short {
             true => (self.patience * 2).clamp(LEAST, MOST),
             false if self.patience <= LEAST => 0,
             false => self.patience / 2,
         };
+    }
+
+    fn has_kept_company(&mut self, worth: bool) {
+        self.company = worth;
+        self.shy = if worth { 0 } else { (self.shy * 2 + 1).min(MOST_SHY) };
+        self.refrain = self.shy;
     }
 
     fn was_woken(&mut self) {
@@ -101,12 +143,14 @@ impl Experience {
 impl Dispatch {
     /// Answers calls until `done`, or no call has come for as long as this thread's experience says. Returns whether `done`.
     pub(crate) fn assist(&self, done: &dyn Fn() -> bool) -> bool {
-        let patience = OWN.get().patience;
+        let own = OWN.get();
+        learn(|own| own.missed_before = self.missed.load(Ordering::Relaxed));
+        let patience = if own.company { COMPANY } else { own.patience };
         if patience == 0 || !self.has_room() {
             return false;
         }
         let ended = self.as_stand_in(|| {
-            let (ended, answered) = self.poll_until(done, self.ticks(patience));
+            let (ended, answered) = self.poll_until(done, self.ticks(patience), own.company);
             let more = if ended && answered > 0 { self.linger() } else { 0 };
             (ended, answered.saturating_add(more))
         });
@@ -126,7 +170,9 @@ impl Dispatch {
 
     /// The sleep that followed took so long.
     pub(crate) fn slept(&self, time: Duration) {
-        learn(|own| own.has_slept(time));
+        let missed = self.missed.load(Ordering::Relaxed);
+        let slowness = self.slowness.load(Ordering::Relaxed);
+        learn(|own| own.has_slept(time, missed.wrapping_sub(own.missed_before), slowness));
     }
 
     fn has_room(&self) -> bool {
@@ -143,8 +189,39 @@ impl Dispatch {
         result
     }
 
-    /// Polls until `done`, or for `silence` without a call. Whether `done`, and how many calls were answered.
-    fn poll_until(&self, done: &dyn Fn() -> bool, silence: u64) -> (bool, u32) {
+    /// Polls until `done`, or for `silence` without a call. Whether `done`, and how many calls were answered. As `company`, it must be worth
+    /// the time.
+    fn poll_until(&self, done: &dyn Fn() -> bool, silence: u64, company: bool) -> (bool, u32) {
+        let (begun, trouble, refused) =
+            (rdtsc(), self.trouble(), self.counters.refused.load(Ordering::Relaxed));
+        let is_worth = |found: u32, now: u64| {
+            let refused = self.counters.refused.load(Ordering::Relaxed).wrapping_sub(refused);
+            let answers = u64::from(found).saturating_sub(refused);
+            answers.saturating_mul(self.ticks(WORTH_OF_A_CALL)) >= now.wrapping_sub(begun)
+        };
+        let (ended, answered) = self.poll_while(done, silence, &|found, now| {
+            !company || now.wrapping_sub(begun) < TRIAL * silence || is_worth(found, now)
+        });
+        if company {
+            // Where processors are scarce it takes one from those it is there for.
+            let worth = self.trouble() == trouble && is_worth(answered, rdtsc());
+            learn(|own| own.has_kept_company(worth));
+        }
+        (ended, answered)
+    }
+
+    /// Grows when processors are scarce.
+    fn trouble(&self) -> u64 {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        of(&self.counters.withdrawn).wrapping_add(of(&self.counters.scarce))
+    }
+
+    fn poll_while(
+        &self,
+        done: &dyn Fn() -> bool,
+        silence: u64,
+        go_on: &dyn Fn(u32, u64) -> bool,
+    ) -> (bool, u32) {
         let gap = self.ticks(GAP);
         let mut last_call = rdtsc();
         let (mut last_turn, mut turn, mut answered) = (last_call, 0_u32, 0_u32);
@@ -162,7 +239,7 @@ impl Dispatch {
             } else if now.wrapping_sub(last_turn) > gap {
                 self.scarce(now);
                 return (false, answered);
-            } else if now.wrapping_sub(last_call) > silence {
+            } else if now.wrapping_sub(last_call) > silence || !go_on(answered, now) {
                 return (false, answered);
             }
             last_turn = now;
@@ -204,21 +281,46 @@ impl Dispatch {
 mod tests {
     use super::*;
 
-    const NEW: Experience = Experience { patience: 0, lingering: WORTH, expecting: false, doubt: 0 };
-
     #[test]
     fn short_sleeps_make_patient_and_long_ones_impatient() {
         let mut own = NEW;
         for _ in 0..3 {
-            own.has_slept(Duration::from_micros(SHORT - 1));
+            own.has_slept(Duration::from_micros(SHORT - 1), 0, 1);
             assert!((LEAST..=MOST).contains(&own.patience));
         }
         for _ in 0..3 {
-            own.has_slept(Duration::from_micros(SHORT));
+            own.has_slept(Duration::from_micros(SHORT), 0, 1);
         }
         assert_eq!(own.patience, 0);
-        own.has_slept(Duration::MAX);
+        own.has_slept(Duration::MAX, 0, 1);
         assert_eq!(own.patience, 0);
+    }
+
+    #[test]
+    fn who_slept_through_many_calls_keeps_company() {
+        let mut own = NEW;
+        let slept = |own: &mut Experience, microseconds, missed| {
+            own.has_slept(Duration::from_micros(microseconds), missed, 1);
+            own.company
+        };
+        assert!(slept(&mut own, 10 * WORTH_OF_A_CALL, 10));
+        assert!(!slept(&mut own, 10 * WORTH_OF_A_CALL, 9));
+        // Where an exit costs more, an answer is worth more.
+        own.has_slept(Duration::from_micros(10 * WORTH_OF_A_CALL), 5, 2);
+        assert!(own.company);
+        assert!(!slept(&mut own, u64::MAX, 1000));
+        // Short sleeps have a patience of their own.
+        assert!(!slept(&mut own, SHORT - 1, 1000));
+        // What was not worth it is tried less and less often.
+        for refrain in [1, 3, 7, 15, 31, 63, 63] {
+            own.has_kept_company(false);
+            for _ in 0..refrain {
+                assert!(!slept(&mut own, 10 * WORTH_OF_A_CALL, 10));
+            }
+            assert!(slept(&mut own, 10 * WORTH_OF_A_CALL, 10));
+        }
+        own.has_kept_company(true);
+        assert!(own.company && own.refrain == 0);
     }
 
     #[test]

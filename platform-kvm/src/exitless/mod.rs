@@ -180,6 +180,8 @@ pub(crate) struct Dispatch {
     ticks_per_microsecond: AtomicU64,
     /// When a call was last answered.
     last_answer: AtomicU64,
+    /// Calls by exits that a dispatcher could have made.
+    missed: AtomicU64,
     /// How many are being answered.
     answering: AtomicU32,
     /// How many times longer the times are on this host.
@@ -219,6 +221,7 @@ impl Dispatch {
             answered_before_pause: AtomicU64::new(0),
             ticks_per_microsecond: AtomicU64::new(2000),
             last_answer: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             answering: AtomicU32::new(0),
             slowness: AtomicU64::new(1),
             counters: Counters::default(),
@@ -311,6 +314,7 @@ impl Dispatch {
     /// A call has exited: wakes a dispatcher if the thread's calls follow one another.
     pub(crate) fn exited(&self, history: &mut History, handled: bool, withdrawn: bool) {
         self.counters.exits.fetch_add(1, Ordering::Relaxed);
+        self.missed.fetch_add(handled.into(), Ordering::Relaxed);
         let now = rdtsc();
         if withdrawn {
             self.counters.withdrawn.fetch_add(1, Ordering::Relaxed);
