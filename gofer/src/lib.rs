@@ -21,7 +21,9 @@
 //! - An operation acts on a descriptor that the server holds ([`table`]), and at most one checked name in it. No path string is
 //!   ever resolved; a walk takes one component at a time with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS |
 //!   RESOLVE_NO_MAGICLINKS)` ([`host`]).
-//! - Only regular files and directories are opened, through the descriptor that the walk got, never by name again.
+//! - Only regular files and directories are opened, through the descriptor that the walk got, never by name again. The exception is a listing of
+//!   a directory on a mount without devices: what it calls regular files is opened by name, beneath the directory and without waiting, and
+//!   what turns out to be no regular file is closed unused ([`host::Host::read_here`]).
 //! - What a client can make the server hold is bounded ([`limits`]): when the bound is reached it gets `EMFILE`.
 //! - A read-only mount refuses changes before any system call ([`ops`]).
 //! - The process confines itself before it reads the first message ([`confine`]).
