@@ -318,6 +318,7 @@ impl GoferInode {
                 }
                 // The directory is in use even before the first is taken.
                 state.used = fs.lookout().taken.load(Ordering::Relaxed);
+                state.waiting.reserve(files.len());
                 for (name, found, donated) in files {
                     close.extend(state.add(fs.lookout(), name, Prepared { found, donated, asked }));
                 }

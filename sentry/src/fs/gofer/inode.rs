@@ -38,7 +38,8 @@ pub struct GoferInode {
     pub(super) attr: Mutex<Cached>,
     pub(super) handles: Mutex<Handles>,
     witness: Witness,
-    ahead: Ahead,
+    /// Of a directory that was looked through.
+    ahead: OnceLock<Box<Ahead>>,
     /// It was looked up ahead, and its being opened has not been noted.
     early: AtomicBool,
     /// Its descriptor for reading was donated ahead, and nobody has used it.
@@ -77,7 +78,7 @@ impl GoferInode {
             attr: Mutex::new(Cached::new(*attr, asked.clock)),
             handles: Mutex::default(),
             witness: Witness::default(),
-            ahead: Ahead::default(),
+            ahead: OnceLock::new(),
             early: AtomicBool::new(false),
             gift: AtomicBool::new(false),
             order: Mutex::new(()),
@@ -98,7 +99,7 @@ impl GoferInode {
     }
 
     pub(super) fn ahead(&self) -> &Ahead {
-        &self.ahead
+        self.ahead.get_or_init(Box::default)
     }
 
     pub(super) fn came_ahead(&self) {
@@ -239,7 +240,9 @@ impl Drop for GoferInode {
         let changed =
             self.attr.get_mut().changes() != 0 || *self.written.get_mut() || *self.unnamed.get_mut();
         if let Some(fs) = self.fs.upgrade() {
-            self.forget_ahead(&fs);
+            if self.ahead.get().is_some() {
+                self.forget_ahead(&fs);
+            }
             if *self.gift.get_mut() {
                 fs.lookout().left();
             }

@@ -10,13 +10,13 @@
 //! something only if it was already [`settled`] when the gofer was asked: every later change gets another one. The gofer donates
 //! descriptors only of file systems that are stamped by the host's own clock.
 //!
-//! Witnesses are kept for the files of a mount that were looked at most recently: for [`WITNESSES`] of them, or fewer where the process may not
-//! have many descriptors.
+//! Witnesses are kept for the files of a mount that were looked at most recently: for [`WITNESSES`] of them; fewer where the process may not
+//! have many descriptors, or other mounts have a quarter of them.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use caisson_proto::lisafs::Timestamp;
@@ -30,8 +30,13 @@ use super::inode::GoferInode;
 /// Most witnesses of a mount, if the process may have so many times as many descriptors.
 const WITNESSES: usize = if cfg!(test) { 256 } else { 4096 };
 const OF_DESCRIPTORS: usize = 16;
-/// As many are there in any case.
+/// A mount has as many in any case.
 const LEAST: usize = 128;
+/// What part of the process's descriptors the witnesses of all mounts may be.
+const OF_ALL: usize = 4;
+
+/// The witnesses of all mounts: descriptors are the process's.
+static IN_ALL: AtomicUsize = AtomicUsize::new(0);
 /// Who is asked for twice within this time gets a witness. Who comes by once in a long walk does not.
 const AGAIN: Duration = Duration::from_millis(20);
 /// A ctime this old, by the clock that stamps files, is not given to another change.
@@ -117,9 +122,27 @@ impl Witness {
         before != 0 && u128::from(now.saturating_sub(before)) < AGAIN.as_micros()
     }
 
+    /// Takes a descriptor. Whether there was none.
+    fn keep(&self, fd: OwnedFd) -> bool {
+        let old = self.fd.write().replace(fd);
+        if old.is_none() {
+            IN_ALL.fetch_add(1, Ordering::Relaxed);
+        }
+        old.is_none()
+    }
+
     fn give_up(&self) {
         let fd = self.fd.write().take();
+        if fd.is_some() {
+            IN_ALL.fetch_sub(1, Ordering::Relaxed);
+        }
         drop(fd);
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -127,6 +150,8 @@ impl Witness {
 pub(super) struct Witnesses {
     all: Mutex<VecDeque<Weak<GoferInode>>>,
     most: usize,
+    /// In all mounts, before this one has to make do with fewer.
+    in_all: usize,
 }
 
 impl Witnesses {
@@ -135,7 +160,8 @@ impl Witnesses {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let descriptors =
             descriptors.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-        Witnesses { all: Mutex::default(), most: (descriptors / OF_DESCRIPTORS).clamp(LEAST, WITNESSES) }
+        let most = (descriptors / OF_DESCRIPTORS).clamp(LEAST, WITNESSES);
+        Witnesses { all: Mutex::default(), most, in_all: descriptors / OF_ALL }
     }
 
     /// How many there may be.
@@ -148,9 +174,10 @@ impl Witnesses {
     fn add(&self, inode: Weak<GoferInode>) -> Option<std::sync::Arc<GoferInode>> {
         let mut all = self.all.lock();
         all.push_back(inode);
+        let most = if IN_ALL.load(Ordering::Relaxed) > self.in_all { LEAST } else { self.most };
         // Each is passed over once at most.
         for _ in 0..self.most {
-            if all.len() <= self.most {
+            if all.len() <= most {
                 return None;
             }
             let Some(oldest) = all.pop_front().and_then(|oldest| oldest.upgrade()) else { continue };
@@ -179,8 +206,7 @@ impl GoferInode {
     }
 
     pub(super) fn set_witness(&self, fs: &GoferFs, fd: OwnedFd) {
-        let old = self.witness().fd.write().replace(fd);
-        if old.is_none()
+        if self.witness().keep(fd)
             && let Some(loser) = fs.witnesses().add(self.weak())
         {
             loser.witness().give_up();
