@@ -25,7 +25,7 @@
 //! be busy with page faults or with a call that exits, and then go on calling. A thread whose calls exit in quick succession wakes one, unless
 //! processors are scarce. That they are is seen in three ways: a polling dispatcher finds that it did not run for a while; a posted call is
 //! not claimed in time; a dispatcher that was woken finds hardly anything to do though a guest is inside (it got the processor only when the guest had
-//! lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] as long as that goes on and fewer than [`ENOUGH`] are answered between. How many guests are running does not matter: with
+//! lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] (to [`LAST_PAUSE_OF_OTHERS`] where threads that wait answer calls) as long as that goes on and fewer than [`ENOUGH`] are answered between. How many guests are running does not matter: with
 //! four of them on two processors, which share these with the dispatcher, ten times as many calls are made as by exits.
 //!
 //! A call that nobody claims in time although a dispatcher is at work has met one that is busy with others: another one is woken, as
@@ -71,9 +71,12 @@ const BUSY: u64 = 20;
 const WORTHWHILE: u32 = 16;
 /// A dispatcher that has answered so many calls in a row had the processors it needs.
 const ENOUGH: u32 = 256;
-/// Microseconds for which nobody is woken after processors turned out to be scarce: at first, and at most.
-const FIRST_PAUSE: u64 = 500;
-const LAST_PAUSE: u64 = 64_000;
+/// Microseconds for which nobody is woken after processors turned out to be scarce: at first, and at most. A wake-up then costs as much as some calls by
+/// exits and is worth a dozen, so it may often fail.
+const FIRST_PAUSE: u64 = 125;
+const LAST_PAUSE: u64 = 1000;
+/// And at most where threads that wait answer calls: they need nobody else, and another one is in their way.
+const LAST_PAUSE_OF_OTHERS: u64 = 64_000;
 
 /// Turns of the guest's loop before it withdraws a call that nobody has claimed: some tens of microseconds, and the time it takes a thread
 /// to come out of the guest and poll.
@@ -175,8 +178,10 @@ pub(crate) struct Dispatch {
     not_before: AtomicU64,
     /// The pause that comes next, in microseconds.
     pause: AtomicU64,
-    /// How many calls had been answered when the last one began.
+    /// How many calls dispatchers had answered when the last one began.
     answered_before_pause: AtomicU64,
+    /// And how many by threads that wait.
+    assisted_before_pause: AtomicU64,
     ticks_per_microsecond: AtomicU64,
     /// When a call was last answered.
     last_answer: AtomicU64,
@@ -219,6 +224,7 @@ impl Dispatch {
             not_before: AtomicU64::new(0),
             pause: AtomicU64::new(FIRST_PAUSE),
             answered_before_pause: AtomicU64::new(0),
+            assisted_before_pause: AtomicU64::new(0),
             ticks_per_microsecond: AtomicU64::new(2000),
             last_answer: AtomicU64::new(0),
             missed: AtomicU64::new(0),
@@ -493,14 +499,17 @@ impl Dispatch {
     /// Nobody is woken for a while: for longer each time, unless enough was answered since the last.
     fn scarce(&self, now: u64) {
         self.counters.scarce.fetch_add(1, Ordering::Relaxed);
-        let answered = self.counters.answered.load(Ordering::Relaxed);
+        let assisted = self.counters.assisted.load(Ordering::Relaxed);
+        let others = self.assisted_before_pause.swap(assisted, Ordering::Relaxed) != assisted;
+        let answered = self.counters.answered.load(Ordering::Relaxed).saturating_sub(assisted);
         let before = self.answered_before_pause.swap(answered, Ordering::Relaxed);
-        if answered.wrapping_sub(before) >= u64::from(ENOUGH) {
+        if answered.saturating_sub(before) >= u64::from(ENOUGH) {
             self.pause.store(FIRST_PAUSE, Ordering::Relaxed);
         }
-        let pause = self.pause.load(Ordering::Relaxed);
+        let last = if others { LAST_PAUSE_OF_OTHERS } else { LAST_PAUSE };
+        let pause = self.pause.load(Ordering::Relaxed).min(last);
         self.not_before.store(now.wrapping_add(self.ticks(pause)), Ordering::Relaxed);
-        self.pause.store((pause * 2).min(LAST_PAUSE), Ordering::Relaxed);
+        self.pause.store((pause * 2).min(last), Ordering::Relaxed);
     }
 
     /// Looks at every slot once. Returns how many calls were answered.

@@ -79,6 +79,19 @@ fn pauses_grow_only_while_little_is_answered() {
 }
 
 #[test]
+fn pauses_are_long_where_threads_that_wait_answer() {
+    let dispatch = dispatch(2, 1, 0);
+    for assisted in 1..20 {
+        dispatch.counters.assisted.store(assisted, Ordering::Relaxed);
+        dispatch.scarce(rdtsc());
+    }
+    assert_eq!(dispatch.pause.load(Ordering::Relaxed), LAST_PAUSE_OF_OTHERS);
+    // None has answered since.
+    dispatch.scarce(rdtsc());
+    assert_eq!(dispatch.pause.load(Ordering::Relaxed), LAST_PAUSE);
+}
+
+#[test]
 fn silence_of_guests_that_are_outside_is_no_lack_of_processors() {
     for (inside, scarce) in [(0, 0), (1, 1)] {
         let dispatch = dispatch(2, 1, 1);
