@@ -11,6 +11,7 @@
 //! overflows, the older half goes back to the host in one batch, and only then, clean, to the free lists.
 //! All tables are lazily touched memory indexed by frame number. One lock guards the lists; reference counts are atomic.
 
+use super::apart::Apart;
 use super::free_runs::FreeRuns;
 use super::reservation::Reservation;
 use super::toggles::Toggles;
@@ -40,6 +41,8 @@ pub(super) struct Frames {
     max: u32,
     /// Whether few frames are cleared by the kernel; see [`Frames::clear`].
     by_kernel: AtomicBool,
+    /// How far the small half's mappings are apart.
+    apart: Apart,
     in_use: AtomicU32,
     counts: Table,
     lists: Mutex<Lists>,
@@ -127,6 +130,7 @@ impl Frames {
             huge_first,
             max: max.min(total),
             by_kernel: AtomicBool::new(false),
+            apart: Apart::default(),
             in_use: AtomicU32::new(0),
             counts: Table::new(total)?,
             lists: Mutex::new(lists),
@@ -203,6 +207,10 @@ impl Frames {
         // When the small half is full or fragmented, a block of the other half is spent.
         let is_small = alignment == Alignment::Page && count <= BLOCK;
         if let Some(first) = is_small.then(|| lists.take_small(count)).flatten() {
+            drop(lists);
+            if self.by_kernel.load(Ordering::Relaxed) {
+                self.apart.set(&self.memory, first / BLOCK, self.huge_first);
+            }
             return Some((first, false));
         }
         let blocks = count.div_ceil(BLOCK);

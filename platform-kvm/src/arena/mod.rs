@@ -11,6 +11,7 @@
 //! goes through copying routines that survive a missing page.
 
 mod access;
+mod apart;
 mod frames;
 mod free_runs;
 pub(crate) mod reservation;
@@ -173,7 +174,7 @@ impl Arena {
         }
     }
 
-    /// Revocations on this host are cheaper for frames whose host entries are not dirty.
+    /// Revocations on this host use MMU notifiers: they are cheaper for frames whose host entries are not dirty, and must not reach beyond their pages.
     pub(crate) fn keep_host_entries_clean(&self) {
         self.frames.clear_by_kernel();
     }

@@ -114,6 +114,9 @@ impl Mm {
             Err(FaultOutcome::OutOfMemory) if self.settle() => FaultOutcome::Resolved,
             Err(outcome) => outcome,
             Ok(piece) => {
+                if let Some(habitat) = self.habitat.get() {
+                    habitat.note(addr / PAGE_SIZE, access);
+                }
                 if let Some(run) = &piece.fresh {
                     self.back(run);
                 }

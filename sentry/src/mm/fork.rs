@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::extent_map::{ExtentMap, Ownership, Run};
 use super::fault::MemoryAccess;
 use super::footprint::Footprint;
+use super::habit::{Habit, Habitat};
 use super::vma::{ObjectMapping, Prot, Source, Vma, VmaFlags};
 use super::{Mm, Remains, State, page_numbers};
 use crate::errno::SysResult;
@@ -125,8 +126,10 @@ impl Mm {
     /// Makes the first accesses of a program that is about to start, and enters what pages it has: best effort, so that it
     /// does not begin with a row of faults.
     pub fn prefault(&self, touches: &[(u64, MemoryAccess)]) {
+        let start = self.image().start_code;
         let state = self.state.read();
-        for (addr, access) in touches {
+        let habits = self.take_up_habit(&state, start);
+        for (addr, access) in touches.iter().chain(&habits) {
             if let Some(vma) = state.vmas.find(*addr) {
                 let _ = self.resolve(vma, *addr, *access);
             }
@@ -142,6 +145,20 @@ impl Mm {
         drop(state);
         zeroed.into_iter().for_each(|start| self.map_ahead(start));
         self.enter_all();
+    }
+
+    /// What earlier processes have touched of the program whose text starts here; what this one touches besides is remembered.
+    fn take_up_habit(&self, state: &State, start: u64) -> Vec<(u64, MemoryAccess)> {
+        let Some((mapping, _)) = state.vmas.find(start).and_then(|vma| vma.object_at(start)) else {
+            return Vec::new();
+        };
+        let habit = Habit::of(&mapping.object.identity());
+        // Nothing else lies between a program and the place of its heap.
+        let image = start / PAGE_SIZE..state.brk_start / PAGE_SIZE;
+        let touched = habit.start();
+        let _ = self.habitat.set(Habitat { habit, image: image.clone() });
+        let address = |page: u64| image.start.saturating_add(page).saturating_mul(PAGE_SIZE);
+        touched.into_iter().map(|(page, access)| (address(page), access)).collect()
     }
 
     /// Enters the beginning of a program's or library's segment, and copies its data if that is little: entries and copies are cheap, and a

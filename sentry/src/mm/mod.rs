@@ -43,6 +43,7 @@ mod footprint;
 mod fork;
 mod frame_store;
 mod futex_key;
+mod habit;
 mod layout;
 mod limbo;
 mod lock;
@@ -85,6 +86,7 @@ use crate::task::processors::Processors;
 use crate::vfs::File;
 use extent_map::{ExtentMap, Run};
 use footprint::Footprint;
+use habit::Habitat;
 use limbo::Limbo;
 use vma::Vma;
 use vma_map::VmaMap;
@@ -169,6 +171,8 @@ pub struct Mm {
     limbo: Limbo,
     /// Once it has forked or been forked.
     footprint: OnceLock<Arc<Footprint>>,
+    /// Once a program has been put into it.
+    habitat: OnceLock<Habitat>,
     /// Patched call sites; the frames behind them go after `space`.
     patches: Arc<Patches>,
     trampolines: patch::TrampolineFrames,
@@ -205,6 +209,7 @@ impl Mm {
             pages: PrivatePages { arena: platform.arena(), map: Mutex::default() },
             limbo: Limbo::new(platform.arena()),
             footprint: OnceLock::new(),
+            habitat: OnceLock::new(),
             patches,
             trampolines,
             limits: Mutex::new(limits),

@@ -381,7 +381,11 @@ impl Mappable for Pages {
         &self.mappings
     }
     fn identity(&self) -> MappingIdentity {
-        MappingIdentity { name: b"/pages".to_vec(), ..Default::default() }
+        MappingIdentity {
+            name: b"/pages".to_vec(),
+            ino: std::ptr::from_ref(self) as u64,
+            ..Default::default()
+        }
     }
 }
 
@@ -479,6 +483,31 @@ fn reading_around_spans_the_pieces_of_an_object() {
     }
     let faults = guest.mm.minor_faults.load(Ordering::Relaxed) - before;
     assert!(faults <= 3, "{faults} faults for three pieces");
+}
+
+/// A program that is started again has the pages it used the last time.
+#[test]
+fn programs_find_what_they_touched_before() {
+    let arena = fake::new_arena(10_000);
+    let object = Pages::new(arena, 100);
+    let faults = |step: u64| {
+        let guest = Guest::new(arena);
+        let image = MapFlags::DENYWRITE;
+        let at = map_object(&guest, &object, 100, image, Prot::all()).unwrap();
+        let zeroes = guest.map(at + 100 * PAGE_SIZE, 100 * PAGE_SIZE, MapFlags::FIXED).unwrap();
+        guest.mm.update_image(|image| image.start_code = at);
+        guest.mm.set_brk_start(zeroes + 100 * PAGE_SIZE);
+        guest.mm.prefault(&[]);
+        let before = guest.mm.minor_faults.load(Ordering::Relaxed);
+        for page in (20..190).step_by(step as usize) {
+            guest.store(at + page * PAGE_SIZE, 1).unwrap();
+            assert_eq!(guest.load(at + page * PAGE_SIZE), Ok(1));
+        }
+        guest.mm.minor_faults.load(Ordering::Relaxed) - before
+    };
+    let first = faults(30);
+    assert!(first >= 3, "{first} faults");
+    assert_eq!(faults(30), 0);
 }
 
 #[test]
