@@ -8,6 +8,10 @@
 //!
 //! Where files that were looked up this way are then opened, the next ones come with descriptors for reading.
 //!
+//! A dispatcher that answers a call waits for the gofer itself. *Measured* (two processors, `git status` of 20,000 files, which asks with 20 threads): leaving a
+//! question for a run to the thread's own exit when its process has others took 0.75 s instead of 0.62 s; for a process with one thread it costs an exit, and
+//! a dispatcher that has gone to sleep meanwhile.
+//!
 //! What waits is bounded: [`WAITING`] files of a directory, [`DIRECTORIES`] directories of a mount, and a quarter of the ids that the gofer has for it.
 //! Directories of which no file was taken for longest lose theirs first.
 //!
