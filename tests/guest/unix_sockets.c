@@ -326,6 +326,46 @@ static void timeouts(void) {
     unlink("slow");
 }
 
+/* How much of a buffer is charged for what is in it, and until when. */
+static void charges(void) {
+    static const int kinds[] = {SOCK_STREAM, SOCK_SEQPACKET};
+    static const size_t sizes[] = {1, 64, 256, 1000, 2000};
+    static char data[4096];
+    for (int n = 0; n < 2; n++)
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            int pair[2], writes = 0, charged = -1, reads = 0;
+            socketpair(AF_UNIX, kinds[n] | SOCK_NONBLOCK, 0, pair);
+            while (write(pair[0], data, sizes[i]) > 0)
+                writes++;
+            ioctl(pair[0], TIOCOUTQ, &charged);
+            printf("%zu bytes: %d writes, %d charged\n", sizes[i], writes, charged);
+            /* Writable when a quarter is left. */
+            struct pollfd out = {.fd = pair[0], .events = POLLOUT};
+            while (poll(&out, 1, 0) == 0 && read(pair[1], data, sizes[i]) > 0)
+                reads++;
+            ioctl(pair[0], TIOCOUTQ, &charged);
+            printf("writable after %d reads, %d charged\n", reads, charged);
+            close(pair[0]);
+            close(pair[1]);
+        }
+    int pair[2], charged = -1;
+    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair);
+    TRY(write(pair[0], data, 1000));
+    TRY(read(pair[1], data, 999));
+    ioctl(pair[0], TIOCOUTQ, &charged);
+    printf("%d charged\n", charged);
+    TRY(read(pair[1], data, 1));
+    ioctl(pair[0], TIOCOUTQ, &charged);
+    printf("%d charged\n", charged);
+    /* A buffer for which not all bytes are there is not sent. */
+    char *edge = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(edge + 4096, 4096);
+    TRY(write(pair[0], edge + 4000, 200));
+    TRY(read(pair[1], data, 200));
+    close(pair[0]);
+    close(pair[1]);
+}
+
 /* Only streams send the signal. */
 static void broken_pipes(void) {
     static const int kinds[] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM};
@@ -357,5 +397,6 @@ int main(void) {
     waiting();
     timeouts();
     broken_pipes();
+    charges();
     return 0;
 }

@@ -89,6 +89,10 @@ impl Caller<'_> {
         let mode = (inode.file_type() != FileType::Directory && attr.mode & SET_ID != 0)
             .then(|| without_set_id(&attr, who))
             .filter(|mode| *mode != attr.mode);
+        // Linux changes the mode as chmod would, also where nothing else changes.
+        if mode.is_some() && !owns(who, &attr) {
+            return Err(Errno::EPERM);
+        }
         inode.set_attr(&SetAttr { mode, uid, gid, ..SetAttr::default() })?;
         notify::accessed_by_name(path.dentry(), linux::IN_ATTRIB);
         Ok(())

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::UnixAddress;
+use super::charge::{self, Pieces};
 use crate::errno::{Errno, SysResult};
 use crate::fs::byte_ring::ByteRing;
 use crate::io::{IoDst, IoSrc};
@@ -20,8 +21,6 @@ use crate::net::socket::{MsgFlags, Receipt};
 use crate::vfs::File;
 use crate::wait::{PollEvents, WaitQueue};
 
-/// What a message costs beyond its bytes, in bytes: about what Linux charges.
-const OVERHEAD: usize = 768;
 /// Messages of senders that are not our peer beyond which they wait (`net.unix.max_dgram_qlen`).
 const STRANGERS: usize = 10;
 
@@ -59,7 +58,10 @@ pub struct Inbox {
 struct State {
     ring: ByteRing,
     messages: VecDeque<Message>,
+    /// What the senders pay for all that.
     charge: usize,
+    /// What a stream's is made of.
+    pieces: Pieces,
     /// Nothing more will come: the peer shut down writing or is gone.
     ended: bool,
     /// The owner receives no more: shut down, or closed.
@@ -76,6 +78,30 @@ struct State {
 impl State {
     fn has_space(&self, limit: usize) -> bool {
         self.charge.saturating_mul(4) <= limit
+    }
+
+    /// Takes a stream's bytes in, buffer by buffer, for as long as the sender may begin another. A buffer for which the source has not
+    /// all bytes is none: `EFAULT` if it is the first.
+    fn take_in(&mut self, src: &mut dyn IoSrc, limit: usize) -> SysResult<usize> {
+        let mut done: usize = 0;
+        while self.charge < limit && src.remaining() > 0 {
+            let wanted = charge::next_piece(src.remaining(), limit);
+            let filled = self.ring.fill(src, wanted).and_then(|filled| {
+                if filled == wanted {
+                    return Ok(());
+                }
+                self.ring.retract(filled);
+                Err(Errno::EFAULT)
+            });
+            match filled {
+                Ok(()) => {}
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+            self.charge = self.charge.saturating_add(self.pieces.add(wanted));
+            done = done.saturating_add(wanted);
+        }
+        Ok(done)
     }
 }
 
@@ -130,6 +156,7 @@ impl Inbox {
         let unread = !state.messages.is_empty();
         state.ring.clear();
         state.charge = 0;
+        state.pieces.clear();
         let messages = std::mem::take(&mut state.messages);
         drop(state);
         drop(messages);
@@ -181,15 +208,13 @@ impl Inbox {
         if state.refused {
             return Err(Errno::EPIPE);
         }
-        let room = parcel.limit.saturating_sub(state.charge);
         state.limit = parcel.limit;
-        if room == 0 {
+        if state.charge >= parcel.limit {
             state.starved = true;
             return Err(Errno::EAGAIN);
         }
-        let put = state.ring.fill(src, room)?;
+        let put = state.take_in(src, parcel.limit)?;
         state.starved |= src.remaining() > 0;
-        state.charge = state.charge.saturating_add(put);
         let rights = parcel.rights.take();
         let same = |last: &Message| match (&last.identity, &parcel.identity) {
             (None, None) => true,
@@ -201,7 +226,6 @@ impl Inbox {
                 last.len = last.len.saturating_add(put);
             }
             _ => {
-                state.charge = state.charge.saturating_add(OVERHEAD);
                 let message = Message { len: put, identity: parcel.identity, rights, from: parcel.from };
                 state.messages.push_back(message);
             }
@@ -236,7 +260,7 @@ impl Inbox {
             return Err(Errno::EPIPE);
         }
         state.ring.push(data);
-        state.charge = state.charge.saturating_add(data.len()).saturating_add(OVERHEAD);
+        state.charge = state.charge.saturating_add(charge::of_message(data.len()));
         let rights = parcel.rights.take();
         state.messages.push_back(Message {
             len: data.len(),
@@ -270,7 +294,7 @@ impl Inbox {
         let mut index: usize = 0;
         let mut sender: Option<Identity> = None;
         while dst.remaining() > 0 {
-            let State { ring, messages, charge, .. } = &mut *state;
+            let State { ring, messages, charge, pieces, .. } = &mut *state;
             let Some(message) = messages.get_mut(index) else { break };
             let identity = message.identity.clone().unwrap_or_else(Identity::nobody);
             if wanted && sender.as_ref().is_some_and(|first| !first.same(&identity)) {
@@ -300,11 +324,10 @@ impl Inbox {
                 receipt.control.files = rights.into_files();
             }
             ring.discard(copied);
-            *charge = charge.saturating_sub(copied);
+            *charge = charge.saturating_sub(pieces.take(copied));
             message.len = message.len.saturating_sub(copied);
             let partial = message.len > 0;
             if !partial {
-                *charge = charge.saturating_sub(OVERHEAD);
                 messages.pop_front();
             }
             if had_rights || partial {
@@ -336,7 +359,7 @@ impl Inbox {
         }
         let message = state.messages.pop_front();
         state.ring.discard(full);
-        state.charge = state.charge.saturating_sub(full.saturating_add(OVERHEAD));
+        state.charge = state.charge.saturating_sub(charge::of_message(full));
         let tell = self.after_taking(&mut state);
         drop(state);
         if let Some(rights) = message.and_then(|message| message.rights) {

@@ -14,6 +14,7 @@
 //! Not there yet: `MSG_OOB`, `SO_PEEK_OFF`, `SO_PEERPIDFD`, `SO_PASSPIDFD`, sockets of the host behind nodes of bind mounts.
 
 mod address;
+mod charge;
 mod connect;
 mod garbage;
 mod inbox;

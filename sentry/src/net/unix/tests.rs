@@ -126,13 +126,13 @@ fn stream_buffers_are_bounded_and_wake_writers() {
     while let Ok(count) = send(&a, &[7; 10_000]) {
         total += count;
     }
-    assert!((200_000..=220_000).contains(&total), "{total}");
+    assert_eq!(total, 170_000, "as on Linux: each write takes 12,544 bytes of the buffer");
     assert_eq!(shown(&a), 0);
     let waiter = Waiter::new();
     let _registration = a.ops().wait_queue().unwrap().register(OUT, waiter.clone());
     let reader = std::thread::spawn(move || {
         let mut read = 0;
-        while read < 180_000 {
+        while read < 150_000 {
             read += data(&b, 5000).unwrap().len();
         }
         b
