@@ -23,6 +23,7 @@
 use crate::arena::PAGE_SIZE;
 use crate::arena::reservation::Reservation;
 use crate::error::Error;
+use crate::exitless::ride;
 use crate::exitless::slot::{LEN, SlotMemory};
 use crate::exitless::stub::{STUB_LEN, Stub};
 use crate::host_mode::Ring0;
@@ -55,7 +56,7 @@ pub(crate) struct ExceptionFrame {
 impl Control {
     pub(crate) fn new(max_vcpus: u32) -> Result<Control, Error> {
         let stub_pages = max_vcpus.div_ceil(STUBS_PER_PAGE);
-        let pages = u64::from(SHARED_PAGES + stub_pages + max_vcpus);
+        let pages = u64::from(SHARED_PAGES + stub_pages + 1 + max_vcpus);
         let bytes = usize::try_from(pages * PAGE_SIZE).map_err(|_| Error::Invalid("too many vCPUs"))?;
         let memory = Reservation::lazy_memory(bytes)?;
         let check = (RandomState::new().hash_one(0) as u32 & 0x7fff_ffff) | 0x4000_0001;
@@ -64,6 +65,7 @@ impl Control {
         let _ = control.memory.advise(0, bytes, libc::MADV_NOHUGEPAGE);
         control.write_stub();
         control.write_descriptors();
+        control.write_bytes(control.switch_page() * PAGE_SIZE, ride::code().0);
         Ok(control)
     }
 
@@ -79,6 +81,11 @@ impl Control {
     pub(crate) fn stub_pages(&self) -> std::ops::Range<u64> {
         let first = u64::from(SHARED_PAGES);
         first..first + u64::from(self.stub_pages)
+    }
+
+    /// The page with the code that switches threads, as a control page.
+    pub(crate) fn switch_page(&self) -> u64 {
+        u64::from(SHARED_PAGES + self.stub_pages)
     }
 
     /// Writes a vCPU's syscall stub. Returns its address.
@@ -179,7 +186,7 @@ impl Control {
     }
 
     fn vcpu_offset(&self, vcpu: u32) -> u64 {
-        (u64::from(SHARED_PAGES + self.stub_pages) + u64::from(vcpu)) * PAGE_SIZE
+        (self.switch_page() + 1 + u64::from(vcpu)) * PAGE_SIZE
     }
 
     /// Guest-virtual address of a vCPU's page.

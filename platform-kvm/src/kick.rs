@@ -18,6 +18,7 @@
 //! Nothing here takes a lock, so a revoker that waits for a departure cannot be part of a cycle.
 
 use crate::error::Error;
+use parking_lot::Mutex;
 use std::cell::Cell;
 use std::ptr;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(crate) struct Gate {
     /// The pool wants the thread's vCPU.
     surrender: AtomicBool,
     tid: AtomicI32,
+    /// In whose vCPU the thread runs, if that is not its own ([`crate::exitless::ride`]). A leaf lock; leaving the guest does not take it.
+    carrier: Mutex<Option<Arc<Gate>>>,
 }
 
 impl Gate {
@@ -89,9 +92,22 @@ impl Gate {
         self.surrender.store(false, Ordering::SeqCst);
     }
 
-    fn kick(&self) {
+    /// See [`Kicker::kick`].
+    pub(crate) fn kick(&self) {
         if !self.kicked.swap(true, Ordering::SeqCst) {
             self.interrupt();
+            let carrier = self.carrier.lock().clone();
+            if let Some(carrier) = carrier {
+                carrier.kick();
+            }
+        }
+    }
+
+    /// The thread runs in another's vCPU from now on, or does not any more. A kick that came before gets the other one out.
+    pub(crate) fn set_carrier(&self, carrier: Option<&Arc<Gate>>) {
+        *self.carrier.lock() = carrier.cloned();
+        if let Some(carrier) = carrier.filter(|_| self.kicked.load(Ordering::SeqCst)) {
+            carrier.kick();
         }
     }
 

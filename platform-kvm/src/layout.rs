@@ -37,8 +37,14 @@ pub(crate) const USER_REGION_GVA: u64 = 0x7fff_ffe0_0000;
 pub(crate) const USER_REGION_STUBS: u32 = 128;
 /// From a vCPU's slot there to its syscall stub: both have the same length.
 pub(crate) const USER_SLOT_TO_STUB: u64 = USER_REGION_STUBS as u64 * 4096;
-/// As many vCPUs as fit there with their slots and stubs.
-pub(crate) const MAX_VCPUS: u32 = USER_REGION_STUBS * STUBS_PER_PAGE;
+/// As many vCPUs as fit there with their slots and stubs. The last stub page holds the code that switches threads.
+pub(crate) const MAX_VCPUS: u32 = (USER_REGION_STUBS - 1) * STUBS_PER_PAGE;
+/// Page of that region with the code that switches threads ([`crate::exitless::ride`]).
+pub(crate) const USER_REGION_SWITCH: u32 = 2 * USER_REGION_STUBS - 1;
+/// First page of contexts of switched threads: two per vCPU, for the first [`RIDE_VCPUS`] vCPUs.
+pub(crate) const USER_REGION_CONTEXTS: u32 = 2 * USER_REGION_STUBS;
+/// vCPUs in which threads can be switched: as many as there is room for contexts.
+pub(crate) const RIDE_VCPUS: u32 = USER_REGION_STUBS;
 /// The one control page that ring 3 may execute.
 pub(crate) const USER_STUB_PAGE: u64 = 2;
 /// Where `syscall` of 32-bit code goes on hosts that do not switch rings for it.

@@ -49,7 +49,9 @@ pub use arena::{
 };
 pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
-pub use exitless::{Answer, Answered, DispatchCounters, LooseSlot, PatchedEntry, Request};
+pub use exitless::{
+    Answer, Answered, Boarding, DispatchCounters, LooseSlot, PatchedEntry, Place, Request, Switch,
+};
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};
 pub use kick::{KICK_SIGNAL, Kicker};

@@ -4,7 +4,7 @@ use crate::arena::{Arena, GPA_BASE, Gpa};
 use crate::control::Control;
 use crate::cpu::{self, CpuTemplate};
 use crate::error::{Error, ProbeError};
-use crate::exitless::{Dispatch, DispatchCounters};
+use crate::exitless::{Dispatch, DispatchCounters, ride};
 use crate::host_mode::{HostMode, Paging, Ring0};
 use crate::large::Places;
 use crate::layout::*;
@@ -18,7 +18,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fs::OpenOptions;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -79,6 +79,7 @@ pub struct Machine {
     idle_root: Table,
     next_space: AtomicU64,
     next_thread: AtomicU64,
+    bases_in_ring3: AtomicBool,
 }
 
 impl Machine {
@@ -127,6 +128,7 @@ impl Machine {
             idle_root,
             next_space: AtomicU64::new(1),
             next_thread: AtomicU64::new(1),
+            bases_in_ring3: AtomicBool::new(false),
         });
         let mode = crate::probe::probe(&machine)?;
         let _ = machine.mode.set(mode);
@@ -170,6 +172,20 @@ impl Machine {
     /// Bytes of the XSAVE area for the features the guest may use.
     pub fn xstate_size(&self) -> usize {
         self.cpu.xstate_size
+    }
+
+    /// Whether threads can be switched inside a vCPU ([`crate::exitless::ride`]): where that saves an expensive exit, and ring 3 can do all of it. The
+    /// result is what there is to save.
+    pub(crate) fn switches_threads(&self) -> Option<u64> {
+        let able = self.bases_in_ring3.load(Ordering::Relaxed)
+            && self.cpu.xcr0 != 0
+            && self.xstate_size() <= ride::MOST_XSTATE;
+        (able && self.mode().ring0 == Ring0::Emulated).then_some(self.cpu.xcr0)
+    }
+
+    /// Whether ring 3 can read and write the bases of FS and GS.
+    pub(crate) fn set_bases_in_ring3(&self, able: bool) {
+        self.bases_in_ring3.store(able, Ordering::Relaxed);
     }
 
     /// The XCR0 of the guest: which state components exist.
@@ -393,6 +409,8 @@ fn build_stub_tables(vm: &VmFd, slots: &Slots, tables: &TableZone, control: &Con
             1 => NO_EXECUTE,
             USER_STUB_PAGE => USER,
             _ if control.stub_pages().contains(&page) => 0,
+            // Used in the lower half only.
+            _ if control.switch_page() == page => NO_EXECUTE,
             _ => NO_EXECUTE | WRITABLE,
         };
         let entry = (CONTROL_GPA + page * 4096) | PRESENT | ACCESSED | DIRTY | rights;

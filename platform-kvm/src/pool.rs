@@ -12,6 +12,7 @@ use crate::exitless::History;
 use crate::fpu::FpuState;
 use crate::kick::Gate;
 use crate::machine::Machine;
+use crate::registers::Registers;
 use crate::vcpu::{DataSegments, Vcpu};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -33,6 +34,10 @@ pub(crate) struct Seat {
     pub fpu: Option<FpuState>,
     pub segments: Option<DataSegments>,
     pub history: History,
+    /// The vCPU of another thread in which this one runs or rests ([`crate::exitless::ride`]).
+    pub riding: Option<u32>,
+    /// Its registers, when it was put ashore there.
+    pub ashore: Option<Registers>,
 }
 
 #[derive(Debug)]
@@ -76,7 +81,7 @@ impl VcpuPool {
                     &initial
                 }
             };
-            if let Err(error) = vcpu.set_fpu(fpu) {
+            if let Err(error) = vcpu.set_fpu_of_guest(fpu) {
                 self.give(vcpu);
                 return Err(error);
             }

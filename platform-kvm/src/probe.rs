@@ -3,6 +3,7 @@
 //! - *Ring 0*: enters ring 3 through `sysretq` and lets it execute `syscall`. Hosts that emulate ring 0 do not manage both.
 //! - *Paging*: lets the guest read a page, points the entry at another page, loads CR3 and lets it read again. Nested paging
 //!   shows the new page; shadow paging still shows the old one. Where CR3 cannot be loaded natively there is no nested paging.
+//! - *Bases*: whether ring 3 can read and write those of FS and GS, whatever the CPUID says.
 //! - *Exits*: how long one takes, by which dispatchers measure their patience.
 
 use crate::arena::{Alignment, FrameRange};
@@ -20,6 +21,13 @@ const CODE: u64 = 0x40_0000;
 const DATA: u64 = 0x40_1000;
 /// mov eax, dword ptr [rdi]; syscall
 const PROGRAM: [u8; 4] = [0x8b, 0x07, 0x0f, 0x05];
+/// rdfsbase rax; wrfsbase rax; rdgsbase rax; wrgsbase rax; syscall
+const BASES: [u8; 22] = [
+    0xf3, 0x48, 0x0f, 0xae, 0xc0, 0xf3, 0x48, 0x0f, 0xae, 0xd0, 0xf3, 0x48, 0x0f, 0xae, 0xc8, 0xf3, 0x48,
+    0x0f, 0xae, 0xd8, 0x0f, 0x05,
+];
+/// Where in the page of code they are.
+const BASES_AT: u64 = 64;
 const OLD: u32 = 0x0ca1_5500;
 const NEW: u32 = 0x0ca1_5501;
 /// Exits that are timed, of which the quickest counts.
@@ -39,6 +47,7 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
     let gpa = |n: u32| arena.gpa(crate::arena::Frame(frames.first.0 + n));
     let filled = arena
         .write(gpa(0), &PROGRAM)
+        .and_then(|()| arena.write(crate::arena::Gpa(gpa(0).0 + BASES_AT), &BASES))
         .and_then(|()| arena.write(gpa(1), &OLD.to_le_bytes()))
         .and_then(|()| arena.write(gpa(2), &NEW.to_le_bytes()));
     filled.map_err(|_| ProbeError::Strange("guest memory cannot be written".into()))?;
@@ -52,6 +61,7 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
     if first != OLD {
         return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
     }
+    machine.set_bases_in_ring3(run(machine, &mut vcpu, &space, mode, CODE + BASES_AT).is_ok());
     let mut exit_ticks = u64::MAX;
     for _ in 0..EXITS {
         let before = rdtsc();
@@ -96,15 +106,26 @@ fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Er
 
 /// Runs the program and returns what it read.
 fn read(machine: &Machine, vcpu: &mut Vcpu, space: &AddressSpace, mode: HostMode) -> Result<u32, Error> {
+    run(machine, vcpu, space, mode, CODE)
+}
+
+/// Runs what is there up to its system call and returns eax.
+fn run(
+    machine: &Machine,
+    vcpu: &mut Vcpu,
+    space: &AddressSpace,
+    mode: HostMode,
+    rip: u64,
+) -> Result<u32, Error> {
     let mut registers =
-        Registers { rip: CODE, rdi: DATA, rflags: 0x202, rcx: CODE, r11: 0x202, ..Default::default() };
+        Registers { rip, rdi: DATA, rflags: 0x202, rcx: rip, r11: 0x202, ..Default::default() };
     let target = Target { mode, ..space.target() };
-    vcpu.bind(machine.dispatch(), machine.control(), space, 0, &|| None)?;
+    vcpu.bind(machine.dispatch(), machine.control(), space, 0, &|| (None, Arc::default()))?;
     for _ in 0..1000 {
         vcpu.prepare(machine.control(), &registers, &target);
         let mut left = vcpu.run(machine.control(), &mut registers)?;
         if let Left::InStub(place) = left {
-            left = vcpu.settle(&mut registers, place);
+            left = vcpu.settle(&mut registers, place, None)?;
         }
         match left {
             Left::Exit(Exit::Syscall) => return Ok(registers.rax as u32),

@@ -12,10 +12,11 @@
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::Error;
 use crate::exitless::PatchedEntry;
+use crate::exitless::ride::{self, Context};
 use crate::exitless::slot::{LEN, SlotMemory};
 use crate::host_mode::{Paging, Ring0};
 use crate::kick::Gate;
-use crate::layout::{CONTROL_GPA, STUBS_PER_PAGE, USER_REGION_GVA, USER_REGION_STUBS};
+use crate::layout::{CONTROL_GPA, STUBS_PER_PAGE, USER_REGION_GVA, USER_REGION_STUBS, USER_REGION_SWITCH};
 use crate::machine::Machine;
 use crate::tables::*;
 use crate::vcpu::Target;
@@ -69,7 +70,7 @@ pub struct AddressSpace {
     pub(crate) tree: Mutex<()>,
     /// Counts revocations; a vCPU that saw another value flushes its TLB before it enters ring 3 (nested paging).
     pub(crate) tlb_generation: AtomicU64,
-    /// Pages of slots (emulated ring 0).
+    /// Pages of slots and contexts (emulated ring 0).
     slots: Mutex<SlotPages>,
     /// See [`AddressSpace::set_trampolines`]: start and end.
     trampolines: [AtomicU64; 2],
@@ -77,10 +78,10 @@ pub struct AddressSpace {
     pub(crate) runners: Mutex<Vec<Arc<Gate>>>,
 }
 
-/// The pages of slots of an address space.
+/// The pages of slots and contexts of an address space.
 #[derive(Debug, Default)]
 struct SlotPages {
-    /// By their number.
+    /// By their number in the user region.
     pages: BTreeMap<u32, Table>,
     /// vCPUs that were given a slot here.
     users: BTreeSet<u32>,
@@ -297,6 +298,26 @@ impl AddressSpace {
         mapped.map(|()| tables.slot(page, offset))
     }
 
+    /// The contexts of threads that are switched in this vCPU, for vCPUs of which the slot has been asked for.
+    pub(crate) fn contexts(&self, vcpu: u32) -> Result<[Context; 2], Error> {
+        let mut slots = self.slots.lock();
+        let mut context = |which: usize| -> Result<Context, Error> {
+            let number = ride::context_page(vcpu, which);
+            let page = match slots.pages.get(&number) {
+                Some(page) => *page,
+                None => {
+                    let page = self.machine.alloc_table()?;
+                    // Also when it is not mapped: it goes with the space.
+                    slots.pages.insert(number, page);
+                    self.map_slots(number, page)?;
+                    page
+                }
+            };
+            Ok(self.machine.tables().context(page, number))
+        };
+        Ok([context(0)?, context(1)?])
+    }
+
     fn map_slots(&self, number: u32, page: Table) -> Result<(), Error> {
         let _tree = self.tree.lock();
         let tables = self.machine.tables();
@@ -311,6 +332,9 @@ impl AddressSpace {
                 let code = leaf(CONTROL_GPA + control * PAGE_SIZE, Perms::R | Perms::X) | ACCESSED;
                 tables.entry(table, USER_REGION_STUBS as usize + nth).store(code, Ordering::SeqCst);
             }
+            let switch = self.machine.control().switch_page();
+            let code = leaf(CONTROL_GPA + switch * PAGE_SIZE, Perms::R | Perms::X) | ACCESSED;
+            tables.entry(table, USER_REGION_SWITCH as usize).store(code, Ordering::SeqCst);
             link.store(table.to_entry(), Ordering::SeqCst);
             table
         };

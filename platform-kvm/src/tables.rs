@@ -9,6 +9,7 @@
 use crate::arena::reservation::Reservation;
 use crate::arena::{Gpa, PAGE_SIZE};
 use crate::error::{Error, OutOfMemory};
+use crate::exitless::ride::Context;
 use crate::exitless::slot::{LEN, SlotMemory};
 use crate::layout::{CONTROL_ROOT_INDEX, TABLES_GPA, TABLES_LEN};
 use parking_lot::Mutex;
@@ -186,6 +187,14 @@ impl TableZone {
         // SAFETY: inside this zone, which is never unmapped while the machine lives and only accessed atomically; offsets of slots are
         // multiples of their length.
         unsafe { SlotMemory::new(pointer) }
+    }
+
+    /// A page of the zone that keeps a thread's registers instead of entries, and is page `number` of the user region.
+    pub(crate) fn context(&self, page: Table, number: u32) -> Context {
+        let at = page.0 as usize * PAGE_SIZE as usize;
+        let pointer = self.memory.checked(at, PAGE_SIZE as usize).unwrap_or_else(|| foreign_table(page));
+        // SAFETY: a page of this zone, which is never unmapped while the machine lives and only accessed atomically.
+        unsafe { Context::new(pointer, number) }
     }
 
     /// One entry. The guest's CPU reads it at any time.

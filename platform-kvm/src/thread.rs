@@ -1,9 +1,10 @@
 //! Guest threads.
 
 use crate::error::Error;
-use crate::exitless::Answer;
+use crate::exitless::{Answer, Boarding, Place};
 use crate::fpu::FpuState;
 use crate::kick::{Gate, Kicker};
+use crate::layout::RIDE_VCPUS;
 use crate::machine::Machine;
 use crate::pool::{Seat, ThreadSlot};
 use crate::registers::{Exit, Registers};
@@ -26,6 +27,8 @@ pub struct GuestThread {
     /// Unique in the machine, never 0.
     number: u64,
     answer: Option<Answerer>,
+    /// See [`GuestThread::take_own`].
+    own: Option<Registers>,
 }
 
 /// Who answers a thread's posted calls.
@@ -45,7 +48,7 @@ impl GuestThread {
         let slot =
             Arc::new(ThreadSlot { gate: Arc::new(Gate::default()), seat: Mutex::new(Seat::default()) });
         let number = machine.next_thread();
-        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0, number, answer: None }
+        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0, number, answer: None, own: None }
     }
 
     /// Runs guest code from `registers` in `space` until something needs the kernel; `registers` are then the guest's.
@@ -58,12 +61,17 @@ impl GuestThread {
             return Ok(if self.slot.gate.take_kick() { Exit::Interrupted } else { exit });
         }
         self.attach(space);
-        let slot = &self.slot;
+        let slot = self.slot.clone();
         let mut seat = slot.seat.lock();
         loop {
-            let result = self.turn(slot, &mut seat, registers, space);
+            let result = self.turn(&slot, &mut seat, registers, space);
             match result {
-                Ok(Some(exit)) => return Ok(exit),
+                Ok(Some(exit)) => {
+                    if let Some(vcpu) = seat.vcpu.as_mut() {
+                        self.own = self.machine.dispatch().disembark(vcpu)?;
+                    }
+                    return Ok(exit);
+                }
                 Ok(None) => {}
                 Err(error) => {
                     // A vCPU that failed may be in any state: nobody gets it again.
@@ -84,20 +92,14 @@ impl GuestThread {
         registers: &mut Registers,
         space: &AddressSpace,
     ) -> Result<Option<Exit>, Error> {
-        let pool = self.machine.pool();
-        if slot.gate.take_surrender() && seat.vcpu.is_some() {
-            pool.unseat(&self.machine, seat)?;
-            pool.forget(slot);
-        }
-        if seat.vcpu.is_none() {
-            pool.seat(&self.machine, slot, seat)?;
-            slot.gate.cancel_surrender();
+        if !self.take_seat(slot, seat)? {
+            return Ok(Some(Exit::Interrupted));
         }
         let Some(vcpu) = seat.vcpu.as_mut() else { return Ok(None) };
         let gate = &slot.gate;
         let memory =
             vcpu.bind(self.machine.dispatch(), self.machine.control(), space, self.number, &|| {
-                self.answer.as_ref().map(|answer| answer.answer.clone())
+                (self.answer.as_ref().map(|answer| answer.answer.clone()), slot.gate.clone())
             })?;
         let moment = self.machine.arena().moment();
         gate.enter(vcpu.immediate_exit());
@@ -113,7 +115,7 @@ impl GuestThread {
         gate.leave();
         let mut left = result?;
         if let Left::InStub(place) = left {
-            left = dispatch.settled(index, || vcpu.settle(registers, place));
+            left = dispatch.settled(index, |ride| vcpu.settle(registers, place, ride))?;
         }
         match left {
             Left::Exit(Exit::Interrupted) => {
@@ -133,7 +135,7 @@ impl GuestThread {
                 }
                 Ok(Some(exit))
             }
-            Left::Answered => {
+            Left::Answered | Left::Switched => {
                 gate.take_kick();
                 Ok(Some(Exit::Interrupted))
             }
@@ -141,10 +143,69 @@ impl GuestThread {
         }
     }
 
+    /// Makes sure that the thread has a vCPU. `false`: it must come out first, because it carries another thread and its vCPU is wanted.
+    fn take_seat(&self, slot: &Arc<ThreadSlot>, seat: &mut Seat) -> Result<bool, Error> {
+        let pool = self.machine.pool();
+        if slot.gate.take_surrender()
+            && let Some(vcpu) = &seat.vcpu
+        {
+            if self.machine.dispatch().is_carrying(vcpu.index()) {
+                // Outside it is idle, and loses its vCPU then.
+                return Ok(false);
+            }
+            pool.unseat(&self.machine, seat)?;
+            pool.forget(slot);
+        }
+        if seat.vcpu.is_none() {
+            pool.seat(&self.machine, slot, seat)?;
+            slot.gate.cancel_surrender();
+        }
+        Ok(true)
+    }
+
     /// Lets dispatchers answer this thread's calls by `answer` ([`crate::exitless`]). `handles` tells by their numbers which ones they
     /// may be able to answer: only those wake a dispatcher.
     pub fn answer_with(&mut self, answer: Weak<dyn Answer>, handles: fn(u64) -> bool) {
         self.answer = Some(Answerer { answer, handles });
+    }
+
+    /// After a `run` that ended while another thread ran in this one's vCPU ([`Boarding`]): what `run` returned, registers and exit, are
+    /// that thread's, and these are this one's own.
+    pub fn take_own(&mut self) -> Option<Registers> {
+        self.own.take()
+    }
+
+    /// Makes this thread, which is not in the guest, ready to go on in a vCPU that is in the guest in `space`. `None` where that is not possible.
+    ///
+    /// # Errors
+    /// [`Error::Host`], [`Error::OutOfMemory`].
+    pub fn board(&mut self, space: &Arc<AddressSpace>, vcpu: u32) -> Result<Option<Place>, Error> {
+        let (machine, slot) = (&self.machine, &self.slot);
+        let Some(xcr0) = machine.switches_threads().filter(|_| vcpu < RIDE_VCPUS) else { return Ok(None) };
+        let Some(answer) = &self.answer else { return Ok(None) };
+        let Some(mut seat) = slot.seat.try_lock() else { return Ok(None) };
+        if seat.riding.is_some() || seat.ashore.is_some() {
+            return Ok((seat.riding == Some(vcpu)).then_some(Place::Again));
+        }
+        if seat.vcpu.is_some() {
+            machine.pool().unseat(machine, &mut seat)?;
+            machine.pool().forget(slot);
+        }
+        drop(seat);
+        Ok(Some(Place::New(Boarding {
+            passenger: slot.clone(),
+            answer: answer.answer.clone(),
+            contexts: space.contexts(vcpu)?,
+            vcpu,
+            xstate_size: machine.xstate_size(),
+            gs_base: if space.target().patched { crate::control::user_slot_gva(vcpu) } else { 0 },
+            xcr0,
+        })))
+    }
+
+    /// Takes back the registers of this thread, which rests in another's vCPU.
+    pub fn ashore(&mut self) -> Option<Registers> {
+        self.machine.dispatch().ashore(&self.slot)
     }
 
     /// Registers with the space for revocations.

@@ -385,6 +385,15 @@ impl Waiter {
         self.take(NOTIFIED);
     }
 
+    /// Whether it shows as asleep although its host thread says otherwise: that one works for another task, or another one for it.
+    pub fn show_asleep(&self, asleep: bool) {
+        if asleep {
+            self.flags.fetch_or(WAITING, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!WAITING, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the task sleeps here (`/proc`).
     pub fn is_asleep(&self) -> bool {
         self.has(WAITING)

@@ -258,9 +258,9 @@ static void locks(void) {
     close(open("locked", O_RDONLY));
     IN_CHILD("gone with any close") { show_lock("write", fd, F_WRLCK); }
     set(fd, F_SETLK, F_WRLCK, 0, 0);
+    long start = now_ms();
     pid_t pid = fork();
     if (pid == 0) {
-        long start = now_ms();
         int result = set(fd, F_SETLKW, F_WRLCK, 0, 1);
         printf("waited %d %s\n", result, took(start, 40));
         _exit(0);

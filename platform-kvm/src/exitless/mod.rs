@@ -35,18 +35,22 @@
 
 mod assist;
 mod placement;
+pub(crate) mod ride;
 pub(crate) mod slot;
 pub(crate) mod stub;
 #[cfg(test)]
 mod tests;
 
+use crate::kick::Gate;
 use crate::machine::rdtsc;
 use parking_lot::{Condvar, Mutex};
 use placement::Placement;
+use ride::Ride;
+pub use ride::{Boarding, Place, Switch};
 use slot::SlotMemory;
 pub use slot::{LooseSlot, Request};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Weak};
 pub use stub::PatchedEntry;
 
 // The times below are for a host on which a system call by exit costs about this many microseconds, or fewer. Where it costs more (a host that is
@@ -67,6 +71,8 @@ const SUCCESSION: u64 = 150;
 const STREAK: u32 = 4;
 /// A dispatcher that has answered a call within so many microseconds is at work.
 const BUSY: u64 = 20;
+/// Microseconds for which a woken thread is held back for its waker to wait.
+const HOLD: u64 = 10;
 /// Waking a dispatcher for fewer calls than this costs more than it gains.
 const WORTHWHILE: u32 = 16;
 /// A dispatcher that has answered so many calls in a row had the processors it needs.
@@ -84,7 +90,7 @@ const TURNS: u32 = 600;
 const TURNS_IN_HOPE: u32 = 600;
 
 /// What became of a claimed call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Answered {
     /// The result for rax; the guest goes on.
     Done(u64),
@@ -94,6 +100,8 @@ pub enum Answered {
     Leave(u64),
     /// Nothing was done: `run` returns [`crate::Exit::Syscall`].
     Refused,
+    /// The call waits, and another thread goes on in the vCPU ([`ride`]).
+    Switch(Switch),
 }
 
 /// A guest thread's side of the kernel, as dispatchers see it.
@@ -101,6 +109,15 @@ pub trait Answer: Send + Sync {
     /// Called by a dispatcher that saw a posted call. Takes the call by `claim`, which gives `None` when it is gone, and must
     /// then answer it. `None`: not now (the thread's state is in other hands).
     fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered>;
+
+    /// Whether the calling dispatcher holds somebody back, woken by a call that it has just answered, because the caller is likely to wait next
+    /// and could hand its vCPU over.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// Lets whom the calling dispatcher holds back go.
+    fn release(&self) {}
 }
 
 /// What happened so far, since the machine was made.
@@ -122,6 +139,8 @@ pub struct DispatchCounters {
     pub wakes: u64,
     /// How often one stopped because processors were scarce.
     pub scarce: u64,
+    /// How often a thread handed its vCPU over to another one of its process.
+    pub switches: u64,
 }
 
 #[derive(Debug, Default)]
@@ -134,12 +153,17 @@ struct Counters {
     fault_exits: AtomicU64,
     wakes: AtomicU64,
     scarce: AtomicU64,
+    switches: AtomicU64,
 }
 
 /// Where a slot is, and who answers its calls, if anybody.
 struct Bound {
     memory: SlotMemory,
     answer: Option<Weak<dyn Answer>>,
+    /// The thread that has the vCPU.
+    gate: Arc<Gate>,
+    /// A second thread that runs or rests here.
+    ride: Option<Ride>,
 }
 
 /// A vCPU's slot: where it is and who answers. Set by the thread that has the vCPU.
@@ -258,16 +282,26 @@ impl Dispatch {
             fault_exits: of(&c.fault_exits),
             wakes: of(&c.wakes),
             scarce: of(&c.scarce),
+            switches: of(&c.switches),
         }
     }
 
     /// The vCPU's calls go through `memory`, which is good until [`Dispatch::unbind`], to `answer` from now on. The vCPU is not in the
     /// guest.
-    pub(crate) fn bind(&self, vcpu: u32, memory: SlotMemory, space: u64, answer: Option<Weak<dyn Answer>>) {
+    pub(crate) fn bind(
+        &self,
+        vcpu: u32,
+        memory: SlotMemory,
+        space: u64,
+        (answer, gate): (Option<Weak<dyn Answer>>, Arc<Gate>),
+    ) {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
         memory.set_awake(0);
         let mut bound = slot.bound.lock();
-        *bound = Some(Bound { memory, answer });
+        let before = bound.replace(Bound { memory, answer, gate, ride: None });
+        if let Some(ride) = before.and_then(|before| before.ride) {
+            ride.put_ashore();
+        }
         slot.space.store(space, Ordering::Release);
         slot.address.store(memory.address() as u64, Ordering::Release);
     }
@@ -312,9 +346,9 @@ impl Dispatch {
     }
 
     /// Runs `settle` when no dispatcher works on the vCPU's call.
-    pub(crate) fn settled<T>(&self, vcpu: u32, settle: impl FnOnce() -> T) -> T {
-        let _bound = self.slots.get(vcpu as usize).map(|slot| slot.bound.lock());
-        settle()
+    pub(crate) fn settled<T>(&self, vcpu: u32, settle: impl FnOnce(Option<&Ride>) -> T) -> T {
+        let bound = self.slots.get(vcpu as usize).map(|slot| slot.bound.lock());
+        settle(bound.as_ref().and_then(|bound| bound.as_ref()).and_then(|bound| bound.ride.as_ref()))
     }
 
     /// A call has exited: wakes a dispatcher if the thread's calls follow one another.
@@ -528,21 +562,46 @@ impl Dispatch {
         if unsafe { SlotMemory::new(address) }.state() != slot::POSTED {
             return false;
         }
-        let Some(bound) = slot.bound.try_lock() else { return false };
-        let Some(Bound { memory, answer }) = &*bound else { return false };
+        let Some(mut bound) = slot.bound.try_lock() else { return false };
+        let Some(bound) = bound.as_mut() else { return false };
         let active = self.active.get(vcpu as usize / 64).map_or(0, |word| word.load(Ordering::SeqCst));
         if active >> (vcpu % 64) & 1 == 0 {
             return false;
         }
-        let Some(answer) = answer.as_ref().and_then(Weak::upgrade) else { return false };
+        let Some(answer) = bound.answer.as_ref().and_then(Weak::upgrade) else { return false };
+        let found = self.serve_call(bound, &*answer, vcpu);
+        if answer.holds() {
+            self.expect_wait(bound, &*answer, vcpu);
+        }
+        found
+    }
+
+    /// The caller is likely to wait next, and somebody is held back who could go on in its vCPU then.
+    fn expect_wait(&self, bound: &mut Bound, answer: &dyn Answer, vcpu: u32) {
+        let until = rdtsc().wrapping_add(self.ticks(HOLD));
+        while answer.holds() && rdtsc() < until {
+            if bound.memory.state() == slot::POSTED {
+                self.serve_call(bound, answer, vcpu);
+            }
+            std::hint::spin_loop();
+        }
+        answer.release();
+    }
+
+    fn serve_call(&self, bound: &mut Bound, answer: &dyn Answer, vcpu: u32) -> bool {
+        let Bound { memory, answer: answers, gate, ride } = bound;
         self.answering.fetch_add(1, Ordering::Relaxed);
-        let answered = answer.answer(&|| memory.claim());
+        let answered = answer.answer(&|| memory.claim(vcpu));
         self.answering.fetch_sub(1, Ordering::Relaxed);
         match answered {
             None => return false,
             Some(Answered::Told) => {}
             Some(Answered::Done(result)) => memory.answer(result, slot::DONE),
             Some(Answered::Leave(result)) => memory.answer(result, slot::LEAVE),
+            Some(Answered::Switch(switch)) => match ride::switch(memory, (answers, gate), ride, switch) {
+                Some(()) => _ = self.counters.switches.fetch_add(1, Ordering::Relaxed),
+                None => memory.set_state(slot::REFUSED),
+            },
             Some(Answered::Refused) => {
                 memory.set_state(slot::REFUSED);
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);

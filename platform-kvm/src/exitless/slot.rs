@@ -4,7 +4,8 @@
 //!   0  rax rdi rsi rdx r10 r8 r9 state kind    the call; the result takes rax's place
 //!  64  rcx r11 rsp awake                       what else the user had, for the way back
 //!  96  check entry                             for patched call sites (emulated ring 0)
-//! 248  one word of stack
+//! 112  one word of stack                       (emulated ring 0)
+//! 120  switch save load mask                   for switching threads (emulated ring 0)
 //! ```
 //! What a dispatcher reads and writes for every call is one cache line; every other line that it touches would cost the guest as much
 //! again.
@@ -35,6 +36,12 @@ pub(crate) const RSP: u64 = 80;
 pub(crate) const AWAKE: u64 = 88;
 pub(crate) const CHECK: u64 = 96;
 pub(crate) const ENTRY: u64 = 104;
+/// Above the word of stack.
+pub(crate) const STACK_TOP: u64 = 120;
+pub(crate) const SWITCH: u64 = 120;
+pub(crate) const SAVE: u64 = 128;
+pub(crate) const LOAD: u64 = 136;
+pub(crate) const MASK: u64 = 144;
 
 /// In [`KIND`]: the call came from a patched site. Answering it clears that.
 pub(crate) const PATCHED: u32 = 2;
@@ -52,6 +59,8 @@ pub(crate) const LEAVE: u32 = 8;
 pub(crate) const REFUSED: u32 = 10;
 /// Nobody came in time; the guest makes the call by an exit.
 pub(crate) const WITHDRAWN: u32 = 12;
+/// Another thread goes on in this vCPU: save the registers at one place and load them from another ([`super::ride`]).
+pub(crate) const SWITCHED: u32 = 14;
 
 /// A posted system call. On emulated ring 0 all of it is what the calling process wants us to believe.
 #[derive(Debug)]
@@ -62,6 +71,8 @@ pub struct Request<'a> {
     pub args: [u64; 6],
     /// It came from a patched call site ([`crate::PatchedEntry`]).
     pub patched: bool,
+    /// The vCPU that the calling thread runs on.
+    pub vcpu: u32,
     memory: &'a SlotMemory,
 }
 
@@ -138,14 +149,24 @@ impl SlotMemory {
     }
 
     /// Takes a posted call, if it is still posted.
-    pub(crate) fn claim(&self) -> Option<Request<'_>> {
+    pub(crate) fn claim(&self, vcpu: u32) -> Option<Request<'_>> {
         self.half(STATE).compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         Some(Request {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
             patched: self.half(KIND).load(Ordering::Relaxed) == PATCHED,
+            vcpu,
             memory: self,
         })
+    }
+
+    /// Tells the guest where to save the registers and where to load them from, and how.
+    pub(crate) fn switch(&self, (save, load): (u64, u64), (code, mask): (u64, u64)) {
+        self.word(SAVE).store(save, Ordering::Relaxed);
+        self.word(LOAD).store(load, Ordering::Relaxed);
+        self.word(SWITCH).store(code, Ordering::Relaxed);
+        self.word(MASK).store(mask, Ordering::Relaxed);
+        self.word(STATE).store(SWITCHED.into(), Ordering::Release);
     }
 
     pub(crate) fn answer(&self, result: u64, state: u32) {
@@ -182,7 +203,7 @@ impl LooseSlot {
         }
         memory.half(KIND).store(PATCHED, Ordering::Relaxed);
         memory.set_state(POSTED);
-        match answer.answer(&|| memory.claim()) {
+        match answer.answer(&|| memory.claim(0)) {
             Some(Answered::Told) => Ok(memory.get(RESULT)),
             Some(Answered::Done(result)) => Ok(result),
             other => Err(other),

@@ -112,6 +112,12 @@ global_asm!(
     "3:",
     "cmp r11d, {is_refused}",
     "je 4f",
+    ".if \\ring3",
+    "cmp r11d, {is_switched}",
+    "jne 5f",
+    "jmp qword ptr [rax + {switch}]",
+    "5:",
+    ".endif",
     "mov r11, [rax + {r11}]",
     "mov rcx, [rax + {rcx}]",
     "mov rax, [rax + {result}]",
@@ -161,13 +167,15 @@ global_asm!(
     awake = const slot::AWAKE,
     kind = const slot::KIND,
     is_patched = const slot::PATCHED,
-    stack = const slot::LEN,
+    stack = const slot::STACK_TOP,
     tf = const FLAG_TF,
     spins = const SPINS,
     is_posted = const slot::POSTED,
     is_done = const slot::DONE,
     is_refused = const slot::REFUSED,
     is_withdrawn = const slot::WITHDRAWN,
+    is_switched = const slot::SWITCHED,
+    switch = const slot::SWITCH,
     ahead = const USER_SLOT_TO_STUB,
     port_answered = const PORT_ANSWERED,
     port_call = const PORT_SYSCALL,
@@ -229,6 +237,11 @@ pub(crate) enum Place {
     Saved,
     /// As `Saved`, and the slot's state says what has become of the call.
     Posted,
+    /// In the code that switches threads; the registers of the one that waits are in its context, or not yet.
+    Switching {
+        /// They are.
+        saved: bool,
+    },
 }
 
 macro_rules! stub {

@@ -78,6 +78,8 @@ pub(crate) enum Left {
     Answered,
     /// In the syscall stub: `registers` are the stub's until [`Vcpu::settle`] has looked what became of the call.
     InStub(Place),
+    /// In the middle of a switch, which is complete now: `registers` are those of the thread that goes on.
+    Switched,
     /// The vCPU did nothing that matters; `registers` stand, prepare and run again.
     Nothing,
 }

@@ -3,13 +3,15 @@
 use super::{Left, Vcpu};
 use crate::control::Control;
 use crate::error::Error;
+use crate::exitless::ride::{self, Ride};
 use crate::exitless::slot::{self, SlotMemory};
 use crate::exitless::stub::{Place, Stub};
 use crate::exitless::{Answer, Dispatch};
 use crate::host_mode::Ring0;
+use crate::kick::Gate;
 use crate::registers::{Exit, Registers};
 use crate::space::AddressSpace;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 impl Vcpu {
     /// Its number.
@@ -24,7 +26,7 @@ impl Vcpu {
         control: &Control,
         space: &AddressSpace,
         thread: u64,
-        answer: &dyn Fn() -> Option<Weak<dyn Answer>>,
+        answer: &dyn Fn() -> (Option<Weak<dyn Answer>>, Arc<Gate>),
     ) -> Result<SlotMemory, Error> {
         if let Some(memory) = self.slot
             && self.bound_to == (thread, space.id())
@@ -54,6 +56,11 @@ impl Vcpu {
 
     /// Where in its syscall stub an instruction is.
     pub(super) fn place(&self, control: &Control, rip: u64) -> Option<Place> {
+        if self.ring0 == Ring0::Emulated
+            && let Some(saved) = ride::place(rip)
+        {
+            return Some(Place::Switching { saved });
+        }
         self.syscall_stub(control).place(rip.checked_sub(self.stub)?)
     }
 
@@ -65,8 +72,27 @@ impl Vcpu {
 
     /// Finds out what became of the call in whose stub the guest was stopped, and makes `registers` the user's. No dispatcher
     /// works on the slot.
-    pub(crate) fn settle(&self, registers: &mut Registers, place: Place) -> Left {
-        let Some(memory) = self.slot else { return Left::Nothing };
+    pub(crate) fn settle(
+        &mut self,
+        registers: &mut Registers,
+        place: Place,
+        ride: Option<&Ride>,
+    ) -> Result<Left, Error> {
+        let Some(memory) = self.slot else { return Ok(Left::Nothing) };
+        let switching = match place {
+            Place::Switching { saved } => Some(saved),
+            Place::Posted => (memory.state() == slot::SWITCHED).then_some(false),
+            _ => None,
+        };
+        if let (Some(saved), Some(ride)) = (switching, ride) {
+            ride::complete(ride, self, &memory, registers, saved)?;
+            memory.set_state(0);
+            return Ok(Left::Switched);
+        }
+        if matches!(place, Place::Switching { .. }) {
+            // Nobody sent it there. It goes on there, which the lower half's end forbids.
+            return Ok(Left::Switched);
+        }
         let mut result = None;
         if matches!(place, Place::RaxSaved | Place::Saved | Place::Posted) {
             registers.rax = memory.get(slot::RAX);
@@ -90,12 +116,12 @@ impl Vcpu {
         }
         registers.rip = registers.rcx;
         registers.rflags = registers.r11;
-        match result {
+        Ok(match result {
             Some(value) => {
                 registers.rax = value;
                 Left::Answered
             }
             None => Left::Exit(Exit::Syscall),
-        }
+        })
     }
 }

@@ -42,6 +42,14 @@ impl Vcpu {
         }
     }
 
+    /// Loads a state that the guest could write to. What the CPU refuses becomes the initial state.
+    pub(crate) fn set_fpu_of_guest(&mut self, state: &FpuState) -> Result<(), Error> {
+        match self.set_fpu(state) {
+            Err(Error::BadFpuState) => self.set_fpu(&FpuState::initial(state.as_bytes().len())),
+            other => other,
+        }
+    }
+
     pub(crate) fn tsc_khz(&self) -> u32 {
         self.fd.get_tsc_khz().unwrap_or(0)
     }

@@ -18,6 +18,7 @@ mod reclaim;
 mod revocation;
 mod state;
 mod stress;
+mod turns;
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +85,9 @@ const TESTS: &[Test] = &[
         exitless::a_space_is_dropped_by_the_dispatcher_of_its_slot,
     ),
     ("slots_are_scribbled_over", exitless::slots_are_scribbled_over),
+    ("threads_take_turns", turns::threads_take_turns),
+    ("turns_under_kicks", turns::turns_under_kicks),
+    ("contexts_are_scribbled_over", turns::contexts_are_scribbled_over),
     ("more_threads_than_vcpus", reclaim::more_threads_than_vcpus),
     ("more_spinning_threads_than_vcpus", reclaim::more_spinning_threads_than_vcpus),
 ];

@@ -11,7 +11,7 @@ use platform_kvm::{AddressSpace, Error, Machine, MachineConfig};
 
 use super::{
     Answer, Arena, Change, Exit, FpuState, FrameRange, Gpa, GuestThread, InPlace, Kick, Kicker, PatchedEntry,
-    Perms, Platform, Registers, Space, Stragglers,
+    Perms, Place, Platform, Registers, Space, Stragglers,
 };
 use crate::errno::{Errno, SysResult};
 use crate::wait::Assist;
@@ -137,6 +137,7 @@ impl Platform for KvmPlatform {
             ("page faults by an exit", calls.fault_exits),
             ("times a dispatcher was woken", calls.wakes),
             ("times processors were scarce", calls.scarce),
+            ("switches of threads without an exit", calls.switches),
             ("vCPUs created", vcpus.into()),
             ("page-table pages in use", tables.into()),
             ("full flushes of translations", self.machine.flushes_begun()),
@@ -235,6 +236,20 @@ impl GuestThread for KvmThread {
 
     fn answer_with(&mut self, answer: Weak<dyn Answer>, handles: fn(u64) -> bool) {
         self.thread.answer_with(answer, handles);
+    }
+
+    fn board(&mut self, space: &Arc<dyn Space>, vcpu: u32) -> SysResult<Option<Place>> {
+        let space: &dyn Any = space.as_ref();
+        let space = space.downcast_ref::<KvmSpace>().ok_or(Errno::EINVAL)?;
+        self.thread.board(&space.space, vcpu).map_err(|error| errno(&error))
+    }
+
+    fn take_own(&mut self) -> Option<Registers> {
+        self.thread.take_own()
+    }
+
+    fn ashore(&mut self) -> Option<Registers> {
+        self.thread.ashore()
     }
 }
 

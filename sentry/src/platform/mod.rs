@@ -19,8 +19,8 @@ pub mod kvm;
 
 pub use caisson_platform_kvm::{
     Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange,
-    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Registers, Request, WindowAccess,
-    WindowRange, rdtsc,
+    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Registers, Request, Switch,
+    WindowAccess, WindowRange, rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};
@@ -131,6 +131,18 @@ pub trait GuestThread: Send {
     fn reset_fpu(&mut self) -> SysResult;
     /// Lets the platform's dispatchers answer calls whose numbers `handles` knows by `answer`, if it has dispatchers.
     fn answer_with(&mut self, _answer: Weak<dyn Answer>, _handles: fn(u64) -> bool) {}
+    /// Makes this thread, which is not in the guest, ready to go on in a vCPU that is in the guest in `space`. `None` where that is impossible.
+    fn board(&mut self, _space: &Arc<dyn Space>, _vcpu: u32) -> SysResult<Option<Place>> {
+        Ok(None)
+    }
+    /// After a `run` that ended while another thread ran in this one's vCPU: registers and exit are that thread's, and these are this one's.
+    fn take_own(&mut self) -> Option<Registers> {
+        None
+    }
+    /// The registers of this thread, which rests in another's vCPU.
+    fn ashore(&mut self) -> Option<Registers> {
+        None
+    }
 }
 
 /// What a [`Kicker`] does, per platform.

@@ -10,7 +10,7 @@ use crate::errno::{Errno, SysResult};
 use crate::mm::FutexScope;
 use crate::task::SyscallContext;
 use crate::task::futex::pi::Attempt;
-use crate::task::futex::{MATCH_ANY, WakeOp, Word};
+use crate::task::futex::{MATCH_ANY, WakeOp, Wish, Word};
 use crate::time::clock_id::Clock;
 
 fn scope(private: bool) -> FutexScope {
@@ -40,8 +40,7 @@ pub fn futex(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
         linux::FUTEX_WAIT => wait(ctx, word, value, timeout),
         linux::FUTEX_WAIT_BITSET => {
             let deadline = absolute(ctx, timeout, realtime)?;
-            let result = futexes.wait(ctx.task, word, value, bitset, deadline);
-            result.map(|()| 0)
+            wait_until(ctx, Wish { word, expected: value, bitset }, deadline)
         }
         linux::FUTEX_WAKE => futexes.wake(&mm, word, count(value).max(1), MATCH_ANY),
         linux::FUTEX_WAKE_BITSET => futexes.wake(&mm, word, count(value).max(1), bitset),
@@ -77,11 +76,20 @@ fn wait(ctx: &mut SyscallContext<'_>, word: Word, value: u32, timeout: u64) -> S
         Some(duration(ctx.task.mm().copy_in::<RawTime>(timeout)?.timespec()?))
     };
     let deadline = ctx.deadline_after(timeout);
-    let kernel = ctx.kernel().clone();
-    match kernel.futexes().wait(ctx.task, word, value, MATCH_ANY, deadline) {
+    match wait_until(ctx, Wish { word, expected: value, bitset: MATCH_ANY }, deadline) {
         Err(Errno::ERESTARTSYS) if deadline.is_some() => Err(ctx.restart_with(deadline)),
-        other => other.map(|()| 0),
+        other => other,
     }
+}
+
+fn wait_until(ctx: &mut SyscallContext<'_>, wish: Wish, deadline: Option<Instant>) -> SysResult<usize> {
+    let kernel = ctx.kernel().clone();
+    // A trace tells a call's result when its handler has returned.
+    let done = match deadline {
+        None if !kernel.straces() => kernel.futexes().park(ctx, wish),
+        _ => kernel.futexes().wait(ctx.task, wish.word, wish.expected, wish.bitset, deadline),
+    };
+    done.map(|()| 0)
 }
 
 fn absolute(ctx: &SyscallContext<'_>, addr: u64, realtime: bool) -> SysResult<Option<Instant>> {

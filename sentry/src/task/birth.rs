@@ -156,6 +156,7 @@ impl TaskLocal {
             sem_undo: None,
             robust_list: 0,
             vfork_done: None,
+            ride: super::ride::Ride::default(),
             fault: FaultRecord::default(),
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ride::Ride;
 use super::signal::ExitStatus;
 use super::{Credentials, SignalSet, Task, rseq, vfork};
 use crate::errno::Errno;
@@ -47,6 +48,8 @@ pub struct TaskLocal {
     pub robust_list: u64,
     /// Woken when the memory it borrowed from its parent is no longer used (`vfork`).
     pub vfork_done: Option<Arc<vfork::VforkDone>>,
+    /// Taking turns with other threads in one vCPU.
+    pub ride: Ride,
     /// The exception behind the signal that is being delivered, for the frame.
     pub fault: FaultRecord,
 }
@@ -106,6 +109,8 @@ pub enum AfterCall {
     Result,
     /// The handler has set all registers (`rt_sigreturn`, `execve`).
     Keep,
+    /// The thread sleeps on the futex that [`Ride`] names, and the call ends when that does.
+    Park,
     /// The thread exits; with the whole process if asked.
     Exit(ExitStatus),
 }

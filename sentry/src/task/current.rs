@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::Task;
+use super::{Task, ThreadGroup};
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Task>>> = const { RefCell::new(None) };
@@ -19,6 +19,11 @@ thread_local! {
 /// The current task, if this thread works for one.
 pub fn current() -> Option<Arc<Task>> {
     CURRENT.with_borrow(Clone::clone)
+}
+
+/// Whether this thread works for a task of that process.
+pub fn is_in(group: &Arc<ThreadGroup>) -> bool {
+    CURRENT.with_borrow(|task| task.as_ref().is_some_and(|task| Arc::ptr_eq(task.thread_group(), group)))
 }
 
 /// Makes `task` current until the result is dropped, which puts back what was current before.

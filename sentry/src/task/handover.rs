@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current};
+use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current, ride};
 use crate::errno::SysResult;
 use crate::platform::{
     Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
@@ -22,7 +22,7 @@ use crate::wait;
 mod tests;
 
 /// See the module documentation.
-pub(super) struct Handover {
+pub struct Handover {
     task: Arc<Task>,
     held: Mutex<Held>,
 }
@@ -41,8 +41,20 @@ impl Handover {
         let held = Held { local, own: Own::of(&task), for_current: Some(task.clone()) };
         let handover = Arc::new(Handover { task, held: Mutex::new(held) });
         let answer: Weak<dyn Answer> = Arc::downgrade(&(handover.clone() as Arc<dyn Answer>));
-        handover.held.lock().local.machine.answer_with(answer, exitless::handles);
+        let mut held = handover.held.lock();
+        held.local.ride.home = Arc::downgrade(&handover);
+        held.local.machine.answer_with(answer, exitless::handles);
+        drop(held);
         handover
+    }
+
+    pub(super) fn task(&self) -> &Arc<Task> {
+        &self.task
+    }
+
+    /// The private half, for those who give it back or only try.
+    pub(super) fn held(&self) -> &Mutex<Held> {
+        &self.held
     }
 
     /// What the task's own thread works with.
@@ -51,18 +63,26 @@ impl Handover {
     }
 }
 
-/// Runs guest code; dispatchers may use the task's private half meanwhile.
-pub(super) fn run_guest(held: &mut MutexGuard<'_, Held>) -> SysResult<Exit> {
+/// Runs guest code; dispatchers may use the task's private half meanwhile. `None`: when its vCPU came out another task was running in it, which has got
+/// what there was, and this one is parked.
+pub(super) fn run_guest(held: &mut MutexGuard<'_, Held>) -> Option<SysResult<Exit>> {
     let local = &mut held.local;
     let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
     let (mut registers, space, patches) = (local.registers, local.space.clone(), local.patches.clone());
     let (rip, entered) = patches.enter(registers.rip);
     registers.rip = rip;
     let exit = MutexGuard::unlocked(held, || machine.run(&mut registers, &space));
+    let local = &mut held.local;
+    let own = machine.take_own();
+    local.machine = machine;
+    let parked = ride::give_back(local, &mut registers, &exit, (own, entered));
+    if parked {
+        local.registers = registers;
+        return exit.is_err().then_some(exit);
+    }
     let exit = exit.map(|exit| patches.leave(entered, &mut registers, exit));
-    held.local.machine = machine;
-    held.local.registers = registers;
-    exit
+    local.registers = registers;
+    Some(exit)
 }
 
 impl Answer for Handover {
@@ -85,6 +105,7 @@ impl Answer for Handover {
             return Some(Answered::Refused);
         }
         let _current = current::lend(for_current);
+        let _answering = ride::Answering::new(request.number, &local.ride);
         // Only this one looks at a register that is not an argument; reading it costs the guest time.
         if request.number == u64::from(numbers::sigaltstack) {
             local.registers.rsp = request.rsp();
@@ -96,8 +117,13 @@ impl Answer for Handover {
         let result = (entry.handler)(&mut SyscallContext { task: &self.task, own, local }, &args);
         if declining.declined() && result.is_err() {
             local.restart = None;
-            return Some(Answered::Refused);
+            let switch = local.ride.home.upgrade().and_then(|own| own.hand_over(local, request.vcpu));
+            if switch.is_some() {
+                self.task.kernel().counters().count(request.number);
+            }
+            return Some(switch.map_or(Answered::Refused, Answered::Switch));
         }
+        local.ride.learn();
         let number = request.number;
         let answered = match result {
             Err(code) if code.is_restart() => {
@@ -111,6 +137,18 @@ impl Answer for Handover {
         };
         self.task.kernel().counters().count(number);
         Some(answered)
+    }
+
+    fn holds(&self) -> bool {
+        ride::holds()
+    }
+
+    fn release(&self) {
+        if ride::release()
+            && let Some(mut held) = self.held.try_lock()
+        {
+            held.local.ride.disappointed();
+        }
     }
 }
 

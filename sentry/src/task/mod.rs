@@ -27,6 +27,7 @@ pub mod pidfd;
 pub mod process_group;
 pub mod processors;
 pub mod reap;
+pub mod ride;
 pub mod rlimit;
 pub mod rseq;
 pub mod run;

@@ -181,6 +181,20 @@ pub(super) fn enter(task: &Arc<Task>, local: &mut TaskLocal) -> bool {
     false
 }
 
+/// As [`enter`] for a thread that goes on in another's vCPU: `false` if there is more to do than to say that it is back.
+pub(super) fn enter_again(task: &Task, rseq: &mut RseqState) -> bool {
+    if rseq.registration.is_none() {
+        return true;
+    }
+    if task.disturbed.load(Ordering::Acquire) || rseq.stale {
+        return false;
+    }
+    match (&rseq.processors, &rseq.place) {
+        (Some(processors), Some((tenant, cpu))) => processors.enter(tenant, *cpu),
+        _ => false,
+    }
+}
+
 /// After a stay in the guest that ended `at`.
 pub(super) fn leave(local: &TaskLocal, at: Instant) {
     if let (Some(processors), Some((tenant, cpu))) = (&local.rseq.processors, &local.rseq.place) {

@@ -19,7 +19,7 @@ use super::handover::{Handover, Held, run_guest};
 use super::signal::deliver::{AfterSignals, deliver};
 use super::signal::{ExitStatus, SigInfo, Signal};
 use super::{
-    AfterCall, CurrentCall, FaultRecord, SyscallContext, Task, TaskLocal, Work, current, exit, rseq,
+    AfterCall, CurrentCall, FaultRecord, SyscallContext, Task, TaskLocal, Work, current, exit, ride, rseq,
 };
 use crate::errno::Errno;
 use crate::observe::strace::Trace;
@@ -28,10 +28,12 @@ use crate::syscalls::{Args, table};
 use crate::wait::take_slept;
 
 /// Where the loop is. See the module documentation.
-enum State {
+pub(super) enum State {
     Guest,
     Syscall,
     Attend,
+    /// It waits, or another task's vCPU is where it runs.
+    Parked,
     Exit(ExitStatus),
 }
 
@@ -54,12 +56,17 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 let local = &mut held.local;
                 left_guest = Instant::now();
                 task.mm().reap();
+                let user = nanos(left_guest.saturating_duration_since(entered));
+                task.add_cpu_nanos(user.saturating_sub(local.ride.take_others()), system);
+                let Some(exit) = exit else {
+                    state = State::Parked;
+                    continue;
+                };
                 if local.registers.gs_base != 0 && !local.patches.is_closed() {
                     // What patched sites find by GS is not there.
                     task.mm().give_up_patches();
                 }
                 rseq::leave(local, left_guest);
-                task.add_cpu_nanos(nanos(left_guest.saturating_duration_since(entered)), system);
                 match exit {
                     Ok(exit) => handle_exit(task, local, exit),
                     Err(error) => lost(task, error),
@@ -67,6 +74,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
             }
             State::Syscall => system_call(task, &mut held),
             State::Attend => attend(task, &mut held.local),
+            State::Parked => ride::parked(task, &mut held),
             State::Exit(status) => break status,
         };
     };
@@ -74,7 +82,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
     exit::exit_thread(task, local, own, status);
 }
 
-fn nanos(duration: std::time::Duration) -> u64 {
+pub(super) fn nanos(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -85,7 +93,7 @@ fn lost(task: &Arc<Task>, error: Errno) -> State {
     State::Exit(task.thread_group().exit(status))
 }
 
-fn handle_exit(task: &Arc<Task>, local: &mut TaskLocal, exit: Exit) -> State {
+pub(super) fn handle_exit(task: &Arc<Task>, local: &mut TaskLocal, exit: Exit) -> State {
     match exit {
         Exit::Syscall => State::Syscall,
         Exit::Interrupted => State::Attend,
@@ -127,7 +135,7 @@ fn page_fault(task: &Arc<Task>, local: &mut TaskLocal, access: Access) -> State 
 }
 
 /// The quick way back: nothing to look at is the usual case.
-fn after_kernel(task: &Arc<Task>, local: &TaskLocal) -> State {
+pub(super) fn after_kernel(task: &Arc<Task>, local: &TaskLocal) -> State {
     if task.work().is_empty() && local.interrupted.is_none() && local.saved_mask.is_none() {
         State::Guest
     } else {
@@ -150,6 +158,7 @@ fn system_call(task: &Arc<Task>, held: &mut Held) -> State {
     local.progress = None;
     match local.after {
         AfterCall::Exit(status) => return State::Exit(status),
+        AfterCall::Park if result.is_ok() => return State::Parked,
         AfterCall::Keep if result.is_ok() => return after_kernel(task, local),
         _ => {}
     }

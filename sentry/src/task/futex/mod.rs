@@ -17,15 +17,17 @@ mod tests;
 use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Task;
+use super::handover::Handover;
+use super::{AfterCall, SyscallContext, Task, ride};
 use crate::errno::{Errno, SysResult};
 use crate::mm::{FutexKey, FutexScope, Mm};
+use crate::platform::Kicker;
 use crate::wait::{self, WaitOutcome, Waiter};
 
 /// Buckets; a power of two.
@@ -51,20 +53,50 @@ struct Queued {
 }
 
 /// A waiting thread.
-struct Sleeper {
+pub(super) struct Sleeper {
     waiter: Arc<Waiter>,
     woken: AtomicBool,
+    /// Its task, if the thread waits in a way that lets it go on in another's vCPU.
+    parked: Option<Parked>,
     /// Where it is queued; a requeue changes it. With several words (`futex_waitv`) each has its own sleeper.
     key: Mutex<FutexKey>,
 }
 
+/// See [`super::ride`].
+pub(super) struct Parked {
+    pub home: Weak<Handover>,
+    /// Its host thread is in the guest, for another task, and must be got out to notice anything.
+    pub carrier: Option<Kicker>,
+}
+
+/// What a waiting call names.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub word: Word,
+    pub expected: u32,
+    pub bitset: u32,
+}
+
 impl Sleeper {
-    fn new(task: &Task, key: &FutexKey) -> Arc<Sleeper> {
+    fn new(task: &Task, key: &FutexKey, parked: Option<Parked>) -> Arc<Sleeper> {
         let (waiter, key) = (task.waiter().clone(), Mutex::new(key.clone()));
-        Arc::new(Sleeper { waiter, woken: AtomicBool::new(false), key })
+        Arc::new(Sleeper { waiter, woken: AtomicBool::new(false), parked, key })
     }
 
-    fn is_woken(&self) -> bool {
+    /// Where its private half is, if it can be handed a vCPU.
+    pub(super) fn home(&self) -> Option<Arc<Handover>> {
+        self.parked.as_ref()?.home.upgrade()
+    }
+
+    /// Tells its thread that it is woken.
+    pub(super) fn notify(&self) {
+        self.waiter.notify();
+        if let Some(Parked { carrier: Some(kicker), .. }) = &self.parked {
+            kicker.kick();
+        }
+    }
+
+    pub(super) fn is_woken(&self) -> bool {
         self.woken.load(Ordering::Acquire)
     }
 }
@@ -80,8 +112,9 @@ impl Woken {
     }
 
     fn notify(self) -> usize {
-        for sleeper in &self.0 {
-            sleeper.waiter.notify();
+        match &self.0[..] {
+            [only] if ride::hold(only) => {}
+            all => all.iter().for_each(|sleeper| sleeper.notify()),
         }
         self.0.len()
     }
@@ -187,8 +220,7 @@ impl Futexes {
             return Err(Errno::EINVAL);
         }
         let mm = task.mm();
-        let key = mm.futex_key(word.addr, word.scope)?;
-        // Faults the page in before a lock is held.
+        mm.futex_key(word.addr, word.scope)?;
         if mm.load_u32(word.addr)? != expected {
             if wait::may_sleep() {
                 task.kernel().platform().passed();
@@ -198,16 +230,35 @@ impl Futexes {
         if wait::decline() {
             return Err(Errno::ERESTARTSYS);
         }
-        let sleeper = Sleeper::new(task, &key);
         task.waiter().arm();
-        {
-            let mut bucket = self.bucket(self.index(&key))?;
-            if mm.load_u32(word.addr)? != expected {
-                return Err(Errno::EAGAIN);
-            }
-            bucket.push_back(Queued { key, bitset, sleeper: sleeper.clone(), pi_tid: None });
-        }
+        let sleeper = self.enqueue(task, &mm, Wish { word, expected, bitset }, None)?;
         self.sleep(task, &[sleeper], deadline).map(drop)
+    }
+
+    /// Begins a wait without deadline that goes on outside of the call, in [`super::ride`]: puts the thread into its bucket. Errors as
+    /// [`Futexes::wait`].
+    pub fn park(&self, ctx: &mut SyscallContext<'_>, wish: Wish) -> SysResult {
+        let (task, mm) = (ctx.task, ctx.task.mm());
+        if wish.bitset == 0 {
+            return Err(Errno::EINVAL);
+        }
+        mm.futex_key(wish.word.addr, wish.word.scope)?;
+        if mm.load_u32(wish.word.addr)? != wish.expected {
+            if wait::may_sleep() {
+                task.kernel().platform().passed();
+            }
+            return Err(Errno::EAGAIN);
+        }
+        if wait::decline() {
+            ride::wish(wish);
+            return Err(Errno::ERESTARTSYS);
+        }
+        task.waiter().arm();
+        let parked = Parked { home: ctx.local.ride.home.clone(), carrier: None };
+        let sleeper = self.enqueue(task, &mm, wish, Some(parked))?;
+        ctx.local.ride.wait = Some(sleeper);
+        ctx.local.after = AfterCall::Park;
+        Ok(())
     }
 
     /// Sleeps until one of `sleepers` is woken and returns its index; takes the others out of their buckets.
@@ -235,7 +286,7 @@ impl Futexes {
     }
 
     /// Takes a sleeper out of its bucket, wherever a requeue has moved it, unless it has been woken.
-    fn withdraw(&self, sleeper: &Arc<Sleeper>) -> SysResult {
+    pub(super) fn withdraw(&self, sleeper: &Arc<Sleeper>) -> SysResult {
         while !sleeper.is_woken() {
             let key = sleeper.key.lock().clone();
             let mut bucket = self.bucket(self.index(&key))?;
@@ -346,7 +397,8 @@ impl Futexes {
         let mut sleepers = Vec::with_capacity(words.len());
         task.waiter().arm();
         for (word, expected) in words {
-            match self.enqueue(task, &mm, *word, *expected) {
+            match self.enqueue(task, &mm, Wish { word: *word, expected: *expected, bitset: MATCH_ANY }, None)
+            {
                 Ok(sleeper) => sleepers.push(sleeper),
                 Err(errno) => {
                     for sleeper in &sleepers {
@@ -360,15 +412,23 @@ impl Futexes {
         self.sleep(task, &sleepers, deadline)
     }
 
-    fn enqueue(&self, task: &Arc<Task>, mm: &Mm, word: Word, expected: u32) -> SysResult<Arc<Sleeper>> {
+    /// Puts the thread into its bucket, if the word holds what is expected (`EAGAIN` otherwise).
+    pub(super) fn enqueue(
+        &self,
+        task: &Task,
+        mm: &Mm,
+        Wish { word, expected, bitset }: Wish,
+        parked: Option<Parked>,
+    ) -> SysResult<Arc<Sleeper>> {
         let key = mm.futex_key(word.addr, word.scope)?;
+        // Faults the page in before a lock is held.
         mm.load_u32(word.addr)?;
         let mut bucket = self.bucket(self.index(&key))?;
         if mm.load_u32(word.addr)? != expected {
             return Err(Errno::EAGAIN);
         }
-        let sleeper = Sleeper::new(task, &key);
-        bucket.push_back(Queued { key, bitset: MATCH_ANY, sleeper: sleeper.clone(), pi_tid: None });
+        let sleeper = Sleeper::new(task, &key, parked);
+        bucket.push_back(Queued { key, bitset, sleeper: sleeper.clone(), pi_tid: None });
         Ok(sleeper)
     }
 

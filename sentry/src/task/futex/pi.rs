@@ -53,7 +53,7 @@ impl Futexes {
             if mm.compare_exchange_u32(word.addr, old, contended)? != old {
                 continue;
             }
-            let sleeper = Sleeper::new(task, &key);
+            let sleeper = Sleeper::new(task, &key, None);
             bucket.push_back(Queued { key, bitset: MATCH_ANY, sleeper: sleeper.clone(), pi_tid: Some(me) });
             break sleeper;
         };
