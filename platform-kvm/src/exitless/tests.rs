@@ -58,7 +58,8 @@ fn a_call_left_lying_wakes_another_dispatcher_if_the_first_is_busy() {
 #[test]
 fn a_call_left_lying_by_a_dispatcher_that_does_not_run_means_that_processors_are_scarce() {
     let dispatch = dispatch(8, 2, 1);
-    dispatch.pause.store(1 << 30, Ordering::Relaxed);
+    // The pause is to last for as long as the test, however slow the machine.
+    dispatch.ticks_per_microsecond.store(1 << 30, Ordering::Relaxed);
     dispatch.exited(&mut History::default(), true, true);
     assert_eq!((dispatch.counters().wakes, dispatch.counters().scarce), (0, 1));
     assert_eq!(streak(&dispatch).wakes, 0, "nobody is woken during the pause");
