@@ -39,14 +39,14 @@ const WAITING: usize = 256;
 const DIRECTORIES: usize = 64;
 /// Most files of a mount that wait, where the gofer has ids enough.
 const WAITING_IN_ALL: u64 = 4096;
-/// Questions that follow each other within this time belong together.
-const SUCCESSION: Duration = Duration::from_millis(20);
+/// Questions that follow each other within this time belong together. Tests, which others may keep waiting, rely on it.
+const SUCCESSION: Duration = Duration::from_millis(if cfg!(test) { 20_000 } else { 20 });
 /// So many of them are worth a look ahead, in a directory that nobody has listed.
 const MANY: u32 = 8;
 /// So many, in one that was.
 const FEW: u32 = 2;
 /// How long ago that may have been.
-const LISTED: Duration = Duration::from_secs(2);
+const LISTED: Duration = Duration::from_secs(if cfg!(test) { 20 } else { 2 });
 /// In so many directories the larger part of what came ahead was taken, before the next ones are taken for such from the start.
 const HABIT: u32 = 4;
 const HABIT_MAX: u32 = 16;
