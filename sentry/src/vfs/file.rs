@@ -123,6 +123,10 @@ pub trait DirSink {
     fn emit(&mut self, entry: DirEntry<'_>) -> bool;
 }
 
+/// Stands for the position kept behind the operations of a file that has one ([`FileOps::has_outer_position`]). No offset a
+/// program gives can be this: they are signed.
+pub const OUTER_POSITION: u64 = u64::MAX;
+
 /// What an open file can do. Defaults are the errors Linux gives for a file without the operation.
 #[allow(unused_variables)]
 pub trait FileOps: Any + Send + Sync {
@@ -146,6 +150,20 @@ pub trait FileOps: Any + Send + Sync {
     fn seekable(&self) -> bool {
         false
     }
+
+    /// Whether the position is kept behind the operations, because others outside move it too. `read` and `write` then get
+    /// [`OUTER_POSITION`] for "where it stands", and [`FileOps::outer_position`] and its setter answer everybody else.
+    fn has_outer_position(&self) -> bool {
+        false
+    }
+
+    /// The position kept behind the operations.
+    fn outer_position(&self) -> u64 {
+        0
+    }
+
+    /// Moves the position kept behind the operations.
+    fn set_outer_position(&self, position: u64) {}
 
     /// Computes a new position. Called with the position locked.
     fn seek(&self, file: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
@@ -309,6 +327,15 @@ impl File {
 
     /// Runs `act` with the position locked; streams see a position of their own that nobody keeps.
     pub fn with_position<T>(&self, act: impl FnOnce(&mut u64) -> T) -> T {
+        if self.ops.has_outer_position() {
+            let found = self.ops.outer_position();
+            let mut position = found;
+            let result = act(&mut position);
+            if position != found {
+                self.ops.set_outer_position(position);
+            }
+            return result;
+        }
         if self.ops.seekable() || self.inode.file_type() == super::inode::FileType::Directory {
             act(&mut self.position.lock())
         } else {
@@ -329,6 +356,9 @@ impl File {
         if !self.flags().readable() {
             return Err(Errno::EBADF);
         }
+        if self.ops.has_outer_position() {
+            return self.ops.read(self, dst, &mut { OUTER_POSITION });
+        }
         self.with_position(|position| self.ops.read(self, dst, position))
     }
 
@@ -336,6 +366,9 @@ impl File {
     pub fn write(&self, src: &mut dyn IoSrc) -> SysResult<usize> {
         if !self.flags().writable() {
             return Err(Errno::EBADF);
+        }
+        if self.ops.has_outer_position() {
+            return self.ops.write(self, src, &mut { OUTER_POSITION });
         }
         self.with_position(|position| self.ops.write(self, src, position))
     }

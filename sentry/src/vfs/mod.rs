@@ -39,7 +39,7 @@ pub mod walk;
 pub use caller::{Caller, FsContext, FsPlaces};
 pub use dentry::Dentry;
 pub use fd_table::{Fd, FdTable};
-pub use file::{DirEntry, DirSink, File, FileOps, OpenFlags, Whence};
+pub use file::{DirEntry, DirSink, File, FileOps, OUTER_POSITION, OpenFlags, Whence};
 pub use inode::{
     Access, Attr, DentryCache, Device, FileSystem, FileType, FsStat, Inode, LinkTarget, NewInode, NodeKind,
     RenameFlags, SetAttr, SetTime,

@@ -4,6 +4,9 @@
 //! processes of the host keeps its flags, and is asked for readiness before each transfer. Readiness for waiting comes
 //! from the sandbox's one [`HostPoller`] thread, which a file joins when somebody first waits for it.
 //!
+//! The position of a regular file is the host description's: standard output and standard error are often two descriptors of
+//! one description, and a shell goes on with it afterwards. Each of them has to go on where the last one stopped.
+//!
 //! Not there yet: `FIONREAD` and terminal requests on host descriptors (the sentry may not make such ioctls), mapping of
 //! regular files passed as standard streams.
 
@@ -22,7 +25,7 @@ use nix::unistd::{Whence as HostWhence, lseek};
 
 use crate::errno::{Errno, SysResult};
 use crate::io::{IoDst, IoSrc};
-use crate::vfs::{File, FileOps, FileType, OpenFlags, Whence};
+use crate::vfs::{File, FileOps, FileType, OUTER_POSITION, OpenFlags, Whence};
 use crate::wait::{PollEvents, WaitQueue};
 use inode::HostInode;
 use poller::{HostPoller, HostReady, HostWatch};
@@ -96,7 +99,6 @@ pub fn open(poller: &Arc<HostPoller>, fd: OwnedFd, sharing: Sharing) -> SysResul
         _ => OpenFlags::empty(),
     };
     let append = if flags.contains(OFlag::O_APPEND) { OpenFlags::APPEND } else { OpenFlags::empty() };
-    let position = lseek(&fd, 0, HostWhence::SeekCur).ok().and_then(|at| u64::try_from(at).ok());
     let ops = HostFile {
         ino: rustix::fs::fstat(&fd)?.st_ino,
         fd: Arc::new(fd),
@@ -106,11 +108,7 @@ pub fn open(poller: &Arc<HostPoller>, fd: OwnedFd, sharing: Sharing) -> SysResul
         poller: poller.clone(),
         watch: OnceLock::new(),
     };
-    let file = File::new(Arc::new(ops), inode, None, mode | append);
-    if let Some(position) = position {
-        file.with_position(|current| *current = position);
-    }
-    Ok(file)
+    Ok(File::new(Arc::new(ops), inode, None, mode | append))
 }
 
 impl HostFile {
@@ -134,12 +132,11 @@ impl HostFile {
         }
         events
     }
+}
 
-    /// The offset to pass on: none where the host's own position is the same, so that others who share it see it move.
-    fn host_offset(&self, offset: u64) -> Option<u64> {
-        let own = lseek(&*self.fd, 0, HostWhence::SeekCur).ok().and_then(|at| u64::try_from(at).ok());
-        (own != Some(offset)).then_some(offset)
-    }
+/// The offset to pass on: none for the host's own position, which moves and which others who share it see move.
+fn host_offset(offset: u64) -> Option<u64> {
+    (offset != OUTER_POSITION).then_some(offset)
 }
 
 impl FileOps for HostFile {
@@ -150,7 +147,7 @@ impl FileOps for HostFile {
         }
         match self.manner {
             Manner::Seekable => {
-                let count = dst.read_from_host(self.fd.as_fd(), self.host_offset(*offset), len)?;
+                let count = dst.read_from_host(self.fd.as_fd(), host_offset(*offset), len)?;
                 *offset = offset.saturating_add(count as u64);
                 Ok(count)
             }
@@ -179,7 +176,7 @@ impl FileOps for HostFile {
         match self.manner {
             Manner::Seekable => {
                 let append = file.flags().contains(OpenFlags::APPEND);
-                let at = if append { None } else { self.host_offset(*offset) };
+                let at = if append { None } else { host_offset(*offset) };
                 let count = src.write_to_host(self.fd.as_fd(), at, len)?;
                 *offset = offset.saturating_add(count as u64);
                 Ok(count)
@@ -210,16 +207,28 @@ impl FileOps for HostFile {
         self.manner == Manner::Seekable
     }
 
-    fn seek(&self, _: &File, current: u64, offset: i64, whence: Whence) -> SysResult<u64> {
-        let (offset, whence) = match whence {
-            Whence::Start => (offset, HostWhence::SeekSet),
-            Whence::Current => {
-                let current = i64::try_from(current).map_err(|_| Errno::EOVERFLOW)?;
-                (current.checked_add(offset).ok_or(Errno::EOVERFLOW)?, HostWhence::SeekSet)
-            }
-            Whence::End => (offset, HostWhence::SeekEnd),
-            Whence::Data => (offset, HostWhence::SeekData),
-            Whence::Hole => (offset, HostWhence::SeekHole),
+    fn has_outer_position(&self) -> bool {
+        self.manner == Manner::Seekable
+    }
+
+    fn outer_position(&self) -> u64 {
+        lseek(&*self.fd, 0, HostWhence::SeekCur).ok().and_then(|at| u64::try_from(at).ok()).unwrap_or(0)
+    }
+
+    fn set_outer_position(&self, position: u64) {
+        if let Ok(position) = i64::try_from(position) {
+            // Only a position that no file can have fails, and nothing was transferred there.
+            let _ = lseek(&*self.fd, position, HostWhence::SeekSet);
+        }
+    }
+
+    fn seek(&self, _: &File, _: u64, offset: i64, whence: Whence) -> SysResult<u64> {
+        let whence = match whence {
+            Whence::Start => HostWhence::SeekSet,
+            Whence::Current => HostWhence::SeekCur,
+            Whence::End => HostWhence::SeekEnd,
+            Whence::Data => HostWhence::SeekData,
+            Whence::Hole => HostWhence::SeekHole,
         };
         let position = lseek(&*self.fd, offset, whence)?;
         u64::try_from(position).map_err(|_| Errno::EINVAL)

@@ -111,14 +111,33 @@ fn regular_files_share_the_hosts_position() {
     let mut buf = [0; 2];
     assert_eq!(file.read_at(&mut KernelDst::new(&mut buf), 0), Ok(2));
     assert_eq!((&buf, host.stream_position().unwrap()), (b"01", 6));
-    let end = file.with_position(|at| {
-        *at = file.ops().seek(&file, *at, 0, Whence::End).unwrap();
-        *at
-    });
-    assert_eq!(end, 10);
+    assert_eq!(file.seek(0, Whence::End), Ok(10));
     assert_eq!(write(&file, b"ab"), Ok(2));
     assert_eq!(host.stream_position().unwrap(), 12);
     assert_eq!(file.inode().attr().unwrap().size, 12);
+}
+
+#[test]
+fn descriptors_of_one_description_go_on_where_the_other_stopped() {
+    let poller = HostPoller::new().unwrap();
+    let mut host = tempfile();
+    let shared = host.try_clone().unwrap();
+    let another = || open(&poller, shared.try_clone().unwrap().into(), Sharing::Shared).unwrap();
+    let (output, errors) = (another(), another());
+    assert_eq!((write(&output, b"one "), write(&errors, b"two ")), (Ok(4), Ok(4)));
+    host.write_all(b"three ").unwrap();
+    assert_eq!(write(&output, b"four"), Ok(4));
+    assert_eq!(output.with_position(|at| *at), 18);
+    assert_eq!(errors.seek(-4, Whence::Current), Ok(14));
+    errors.with_position(|at| *at -= 6);
+    assert_eq!(read(&another(), 64).unwrap(), b"three four");
+    let threads = [output, errors].map(|file| {
+        std::thread::spawn(move || (0..2000).for_each(|_| assert_eq!(write(&file, b"12345678"), Ok(8))))
+    });
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(host.metadata().unwrap().len(), 18 + 2 * 2000 * 8, "no write lies over another");
 }
 
 fn tempfile() -> std::fs::File {
