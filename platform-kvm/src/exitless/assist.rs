@@ -31,6 +31,11 @@ const ASK: u32 = 4;
 /// Microseconds to stay after the end of a wait, and calls to answer meanwhile at most.
 const LINGER: u64 = 8;
 const MOST_LINGERED: u32 = 3;
+/// Who has answered so many calls in a wait stands in for a dispatcher: there it stays longer.
+const MANY: u32 = 16;
+/// By how many times its wait, at most, and by how many microseconds.
+const STAY: u64 = 4;
+const LONGEST_STAY: u64 = 1000;
 /// Microseconds of polling that the answer to a call is worth to a thread that would only sleep.
 const WORTH_OF_A_CALL: u64 = 200;
 /// Microseconds without a call that it polls through then: what an `execve` and the start of a program take.
@@ -149,9 +154,14 @@ impl Dispatch {
         if patience == 0 || !self.has_room() {
             return false;
         }
+        let begun = rdtsc();
         let ended = self.as_stand_in(|| {
             let (ended, answered) = self.poll_until(done, self.ticks(patience), own.company);
-            let more = if ended && answered > 0 { self.linger() } else { 0 };
+            let more = match ended {
+                true if answered >= MANY && !self.has_room() => self.stay(rdtsc().wrapping_sub(begun)),
+                true if answered > 0 => self.linger(),
+                _ => 0,
+            };
             (ended, answered.saturating_add(more))
         });
         if ended {
@@ -247,6 +257,19 @@ impl Dispatch {
         }
     }
 
+    /// The wait, of `waited` ticks, is over, and the thread that ended it goes on calling: a writer into a pipe of which this one is the reader. If this
+    /// one leaves, each of those calls is an exit, until it waits again, as no processor is left for anybody else who polls; and it finds little to read.
+    /// So it goes on answering until the other one pauses, or does what nobody else can do for it (the pipe is full), but adds no more to its
+    /// wait than [`STAY`] allows. Returns how many calls were answered.
+    fn stay(&self, waited: u64) -> u32 {
+        let (begun, longest) = (rdtsc(), longest_stay(waited, self.ticks(LONGEST_STAY)));
+        let refused = self.counters.refused.load(Ordering::Relaxed);
+        let over = || {
+            rdtsc().wrapping_sub(begun) >= longest || self.counters.refused.load(Ordering::Relaxed) != refused
+        };
+        self.poll_while(&over, self.ticks(LINGER), &|_, _| true).1
+    }
+
     fn linger_once(&self) -> (bool, u32) {
         let answered = self.linger();
         (answered > 0, answered)
@@ -277,9 +300,22 @@ impl Dispatch {
     }
 }
 
+/// For how many ticks a thread stays at most after it has waited for so many; `most` in any case.
+fn longest_stay(waited: u64, most: u64) -> u64 {
+    waited.saturating_mul(STAY).min(most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stay_is_in_proportion_to_the_wait_and_bounded() {
+        assert_eq!(longest_stay(0, 1000), 0);
+        assert_eq!(longest_stay(100, 1000), 400);
+        assert_eq!(longest_stay(251, 1000), 1000);
+        assert_eq!(longest_stay(u64::MAX, 1000), 1000);
+    }
 
     #[test]
     fn short_sleeps_make_patient_and_long_ones_impatient() {
