@@ -36,6 +36,8 @@ pub struct VmaReport {
     pub file: Option<Arc<File>>,
     /// Bytes of private pages.
     pub private_bytes: u64,
+    /// Nothing but private pages is mapped here.
+    pub anonymous: bool,
 }
 
 /// Sizes of an address space in bytes, for `/proc/*/{status,statm,stat}` and `getrusage`.
@@ -89,6 +91,7 @@ impl Mm {
                 name: Vec::new(),
                 file: None,
                 private_bytes: bytes(private),
+                anonymous: matches!(vma.source, Source::Anonymous),
             };
             match &vma.source {
                 Source::Object { mapping, offset } => {
@@ -134,7 +137,7 @@ impl Mm {
             if vma.prot.contains(Prot::EXEC) {
                 usage.exec += vma.len();
             }
-            let entered = self.entered_object_pages(vma, &mut budget);
+            let entered = self.entered_object_pages(vma.start..vma.end, &mut budget);
             if vma.is_private() {
                 usage.rss_file += bytes(entered);
             } else {
@@ -161,9 +164,19 @@ impl Mm {
         self.pages.lock().runs(pages).map(|run| u64::from(run.count)).sum()
     }
 
+    /// Bytes of the object mapped at `reports` that are entered, without private copies, for each of them (`smaps`).
+    pub fn object_bytes_entered(&self, reports: &[VmaReport]) -> Vec<u64> {
+        let mut budget = MOST_LOOKUPS;
+        let entered = |vma: &VmaReport| match vma.anonymous {
+            true => 0,
+            false => bytes(self.entered_object_pages(vma.start..vma.end, &mut budget)),
+        };
+        reports.iter().map(entered).collect()
+    }
+
     /// Pages of an object that are entered, without private copies. Looks at `budget` pages at most.
-    fn entered_object_pages(&self, vma: &Vma, budget: &mut u64) -> u64 {
-        let range = page_numbers(&(vma.start..vma.end));
+    fn entered_object_pages(&self, addresses: Range<u64>, budget: &mut u64) -> u64 {
+        let range = page_numbers(&addresses);
         let range = range.start..range.end.min(range.start.saturating_add(*budget));
         *budget -= range.end - range.start;
         let private = self.private_pages(range.clone());
