@@ -15,7 +15,8 @@
 //! Either the thread sees the request after it has set IN, or the other side sees IN and sends the signal. The signal's
 //! handler runs on the thread itself and sets `immediate_exit`, so a signal that arrives between the check and KVM_RUN makes
 //! KVM_RUN return at once; one that arrives inside makes it return EINTR. A late signal costs an empty turn of the loop.
-//! Nothing here takes a lock, so a revoker that waits for a departure cannot be part of a cycle.
+//! Leaving takes no lock, so a revoker that waits for a departure cannot be part of a cycle. A kick takes one leaf lock, to find the vCPU
+//! that the thread runs in when that is another's.
 
 use crate::error::Error;
 use parking_lot::Mutex;

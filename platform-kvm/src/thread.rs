@@ -64,14 +64,14 @@ impl GuestThread {
         let slot = self.slot.clone();
         let mut seat = slot.seat.lock();
         loop {
-            let result = self.turn(&slot, &mut seat, registers, space);
-            match result {
-                Ok(Some(exit)) => {
-                    if let Some(vcpu) = seat.vcpu.as_mut() {
-                        self.own = self.machine.dispatch().disembark(vcpu)?;
-                    }
-                    return Ok(exit);
-                }
+            let turn = self.turn(&slot, &mut seat, registers, space);
+            let turn = turn.and_then(|exit| {
+                let vcpu = seat.vcpu.as_mut().filter(|_| exit.is_some());
+                self.own = vcpu.map_or(Ok(None), |vcpu| self.machine.dispatch().disembark(vcpu))?;
+                Ok(exit)
+            });
+            match turn {
+                Ok(Some(exit)) => return Ok(exit),
                 Ok(None) => {}
                 Err(error) => {
                     // A vCPU that failed may be in any state: nobody gets it again.

@@ -60,6 +60,9 @@ const R8: u64 = 120;
 const R9: u64 = 128;
 const RAX: u64 = 136;
 const XSAVE: u64 = 256;
+/// Where an XSAVE area says which parts are not in their initial state, and the first two of them.
+const XSTATE_BV: usize = 512;
+const X87_AND_SSE: u8 = 3;
 /// Bytes of a context: a page.
 const CONTEXT_LEN: u64 = 4096;
 /// Most bytes of an XSAVE area that fit in.
@@ -295,7 +298,11 @@ impl Context {
 
     fn fpu(&self, size: usize) -> FpuState {
         let words = (0..size.min(MOST_XSTATE).div_ceil(8)).map(|n| self.get(XSAVE + n as u64 * 8));
-        let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+        // XSAVE writes both whole, and with their bits clear, as they are when all registers are 0, KVM would not take over MXCSR.
+        if let Some(present) = bytes.get_mut(XSTATE_BV) {
+            *present |= X87_AND_SSE;
+        }
         FpuState::from_bytes(&bytes, size)
     }
 
@@ -534,6 +541,18 @@ impl Dispatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rounding_mode_is_kept_beside_empty_registers() {
+        let mut page = Box::new([0_u64; CONTEXT_LEN as usize / 8]);
+        // SAFETY: a page that nobody else accesses while the context is used.
+        let context = unsafe { Context::new(page.as_mut_ptr().cast(), 0) };
+        let (mxcsr, size) = (0x7f80_u64, 832);
+        context.set(XSAVE + 24, mxcsr);
+        let state = context.fpu(size);
+        assert_eq!(state.as_bytes()[24..28], (mxcsr as u32).to_le_bytes());
+        assert_eq!(state.as_bytes()[XSTATE_BV], X87_AND_SSE);
+    }
 
     #[test]
     fn the_code_fits_into_its_page() {

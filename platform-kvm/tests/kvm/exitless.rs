@@ -3,7 +3,7 @@
 use crate::lab::*;
 use crate::programs;
 use caisson_platform_kvm::{
-    AddressSpace, Answer, Answered, Exit, GuestThread, Machine, PatchedEntry, Registers, Request, Ring0,
+    AddressSpace, Answer, Answered, Exit, GuestThread, PatchedEntry, Registers, Request, Ring0,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,27 +49,6 @@ impl Answer for Counting {
             return Some(Answered::Leave(result));
         }
         if answered.is_multiple_of(2) { Some(Answered::Done(result)) } else { Some(request.done(result)) }
-    }
-}
-
-/// Runs `body` beside a dispatcher of the machine.
-fn served(machine: &Arc<Machine>, body: impl FnOnce()) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| machine.serve_calls());
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        machine.stop_serving();
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-/// Says that the test is over, also when it fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
     }
 }
 
@@ -294,7 +273,7 @@ pub fn answers_that_want_the_thread_outside() {
 pub fn kicks_of_a_guest_whose_calls_are_answered() {
     let lab = Lab::new();
     let (thread, counting) = counting_thread(&lab, 0);
-    kicked(&lab, thread, &counting);
+    all_made_under_kicks(&lab, thread, &counting);
 }
 
 pub fn kicks_of_a_guest_with_patched_calls() {
@@ -303,30 +282,18 @@ pub fn kicks_of_a_guest_with_patched_calls() {
         return;
     }
     let (thread, counting) = patched_thread(&lab);
-    kicked(&lab, thread, &counting);
+    all_made_under_kicks(&lab, thread, &counting);
 }
 
-fn kicked(lab: &Lab, mut thread: GuestThread, counting: &Counting) {
-    let kicker = thread.kicker();
+fn all_made_under_kicks(lab: &Lab, mut thread: GuestThread, counting: &Counting) {
+    let kickers = [thread.kicker()];
     let count = scaled(100_000, 2000);
-    let done = AtomicBool::new(false);
     served(&lab.machine, || {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut turn = 0_u64;
-                while !done.load(Ordering::Acquire) {
-                    kicker.kick();
-                    turn += 1;
-                    std::thread::sleep(Duration::from_micros(turn * 37 % 500));
-                }
-            });
-            let _over = Over(&done);
-            let (exits, interruptions) = run_all(lab, &mut thread, counting, count);
-            println!(
-                "       {exits} exits, {interruptions} interruptions, {:?}",
-                lab.machine.dispatch_counters()
-            );
-        });
+        let (exits, interruptions) = kicked(&kickers, || run_all(lab, &mut thread, counting, count));
+        println!(
+            "       {exits} exits, {interruptions} interruptions, {:?}",
+            lab.machine.dispatch_counters()
+        );
     });
 }
 
@@ -433,14 +400,7 @@ pub fn slots_are_scribbled_over() {
                     assert!(exit.is_ok(), "no thread is lost by what a guest writes: {exit:?}");
                 }
             });
-            let end = Instant::now() + Duration::from_millis(scaled(1500, 300));
-            while Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(2));
-                kicks.iter().for_each(|kick| kick.kick());
-            }
-            done.store(true, Ordering::Release);
-            std::thread::sleep(Duration::from_millis(5));
-            kicks.iter().for_each(|kick| kick.kick());
+            kick_to_the_end(&kicks, &done);
         });
     });
 }

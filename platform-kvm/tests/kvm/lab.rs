@@ -1,10 +1,12 @@
 //! A machine, an address space and a place for code.
 
 use caisson_platform_kvm::{
-    AddressSpace, Alignment, Arena, ArenaConfig, Exit, Frame, FrameRange, Gpa, GuestThread, Machine,
+    AddressSpace, Alignment, Arena, ArenaConfig, Exit, Frame, FrameRange, Gpa, GuestThread, Kicker, Machine,
     MachineConfig, Perms, Registers, open_kvm,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 pub const PAGE: u64 = 4096;
 pub const HUGE: u64 = 2 << 20;
@@ -114,4 +116,55 @@ pub fn start() -> Registers {
 
 pub fn free(frames: FrameRange) {
     arena().release(frames);
+}
+
+/// Runs `body` beside a dispatcher of the machine.
+pub fn served(machine: &Arc<Machine>, body: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| machine.serve_calls());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        machine.stop_serving();
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Says that the test is over, also when it fails.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Runs `body` while the threads are kicked in turn, after pauses of up to half a millisecond.
+pub fn kicked<T>(kickers: &[Kicker], body: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (turn, kicker) in (0_u64..).zip(kickers.iter().cycle()) {
+                if done.load(Ordering::Acquire) {
+                    break;
+                }
+                kicker.kick();
+                std::thread::sleep(Duration::from_micros(turn * 37 % 500));
+            }
+        });
+        let _over = Over(&done);
+        body()
+    })
+}
+
+/// Kicks the threads every 2 ms for a while, and then until they have seen that it is over.
+pub fn kick_to_the_end(kickers: &[Kicker], done: &AtomicBool) {
+    let end = Instant::now() + Duration::from_millis(scaled(1500, 300));
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+        kickers.iter().for_each(Kicker::kick);
+    }
+    done.store(true, Ordering::Release);
+    std::thread::sleep(Duration::from_millis(5));
+    kickers.iter().for_each(Kicker::kick);
 }

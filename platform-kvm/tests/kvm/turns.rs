@@ -2,13 +2,10 @@
 
 use crate::lab::*;
 use crate::programs;
-use caisson_platform_kvm::{
-    Answer, Answered, Exit, GuestThread, Machine, Place, Registers, Request, Ring0, Switch,
-};
+use caisson_platform_kvm::{Answer, Answered, Exit, GuestThread, Place, Registers, Request, Ring0, Switch};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 /// Number of the call that counts.
 const COUNT: u64 = 39;
@@ -194,18 +191,6 @@ fn play(game: &mut Game, counts: [u64; 2]) -> u64 {
     undone
 }
 
-/// Runs `body` beside a dispatcher of the machine.
-fn served(machine: &Arc<Machine>, body: impl FnOnce()) {
-    std::thread::scope(|scope| {
-        scope.spawn(|| machine.serve_calls());
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-        machine.stop_serving();
-        if let Err(panic) = result {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
 fn emulated(game: &Game) -> bool {
     game.pair.lock().lab.machine.mode().ring0 == Ring0::Emulated
 }
@@ -234,29 +219,10 @@ pub fn turns_under_kicks() {
     }
     let kickers = [game.carrier.kicker(), game.pair.lock().rider.as_ref().expect("rider").kicker()];
     let machine = game.pair.lock().lab.machine.clone();
-    let done = AtomicBool::new(false);
-    let undone = AtomicU64::new(0);
-    served(&machine, || {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for turn in 0_usize.. {
-                    if done.load(Ordering::Acquire) {
-                        break;
-                    }
-                    kickers[turn % 2].kick();
-                    std::thread::sleep(Duration::from_micros((turn % 7 * 20) as u64));
-                }
-            });
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(&mut game, counts)));
-            done.store(true, Ordering::Release);
-            match result {
-                Ok(times) => undone.store(times, Ordering::Relaxed),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        });
-    });
+    let mut undone = 0;
+    served(&machine, || undone = kicked(&kickers, || play(&mut game, counts)));
     assert!(game.pair.lock().switches > 0, "no switch happened");
-    assert!(undone.into_inner() > 0, "no ride was interrupted");
+    assert!(undone > 0, "no ride was interrupted");
 }
 
 /// A third thread writes into the contexts all the time. Only this process may come to harm: no thread of it is lost to the host.
@@ -318,14 +284,7 @@ pub fn contexts_are_scribbled_over() {
                     (pair.running, pair.registers) = (0, begin(1, u64::MAX));
                 }
             });
-            let end = Instant::now() + Duration::from_millis(scaled(1500, 300));
-            while Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(2));
-                kicks.iter().for_each(|kick| kick.kick());
-            }
-            done.store(true, Ordering::Release);
-            std::thread::sleep(Duration::from_millis(5));
-            kicks.iter().for_each(|kick| kick.kick());
+            kick_to_the_end(&kicks, &done);
         });
     });
     assert!(pages.into_inner() > 0, "nothing was written to");

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current, ride};
+use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current, ride, run};
 use crate::errno::SysResult;
 use crate::platform::{
     Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
@@ -65,7 +65,7 @@ impl Handover {
 
 /// Runs guest code; dispatchers may use the task's private half meanwhile. `None`: when its vCPU came out another task was running in it, which has got
 /// what there was, and this one is parked.
-pub(super) fn run_guest(held: &mut MutexGuard<'_, Held>) -> Option<SysResult<Exit>> {
+pub(super) fn run_guest(task: &Task, held: &mut MutexGuard<'_, Held>) -> Option<SysResult<Exit>> {
     let local = &mut held.local;
     let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
     let (mut registers, space, patches) = (local.registers, local.space.clone(), local.patches.clone());
@@ -78,7 +78,10 @@ pub(super) fn run_guest(held: &mut MutexGuard<'_, Held>) -> Option<SysResult<Exi
     let parked = ride::give_back(local, &mut registers, &exit, (own, entered));
     if parked {
         local.registers = registers;
-        return exit.is_err().then_some(exit);
+        if let Err(error) = exit {
+            run::lost(task, error);
+        }
+        return None;
     }
     let exit = exit.map(|exit| patches.leave(entered, &mut registers, exit));
     local.registers = registers;
@@ -105,7 +108,7 @@ impl Answer for Handover {
             return Some(Answered::Refused);
         }
         let _current = current::lend(for_current);
-        let _answering = ride::Answering::new(request.number, &local.ride);
+        let of_futex = ride::Answering::new(request.number, &local.ride);
         // Only this one looks at a register that is not an argument; reading it costs the guest time.
         if request.number == u64::from(numbers::sigaltstack) {
             local.registers.rsp = request.rsp();
@@ -123,7 +126,7 @@ impl Answer for Handover {
             }
             return Some(switch.map_or(Answered::Refused, Answered::Switch));
         }
-        local.ride.learn();
+        local.ride.learn(of_futex.is_some());
         let number = request.number;
         let answered = match result {
             Err(code) if code.is_restart() => {

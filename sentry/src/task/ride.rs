@@ -52,8 +52,8 @@ pub struct Ride {
     pub(super) wait: Option<Arc<Sleeper>>,
     /// Itself.
     pub(super) home: Weak<Handover>,
-    /// The vCPU of another task that it rides in, aboard if it does not wait.
-    riding: Option<u32>,
+    /// It rides in the vCPU of another task, aboard if it does not wait.
+    riding: bool,
     /// Who rides aboard in this one's vCPU, and since when.
     carries: Option<(Arc<Handover>, Instant)>,
     /// Nanoseconds that others ran in its vCPU since it last left the guest.
@@ -138,9 +138,9 @@ impl Drop for Answering {
 
 impl Ride {
     /// A call was answered.
-    pub(super) fn learn(&mut self) {
+    pub(super) fn learn(&mut self, of_futex: bool) {
         self.since_wake = match self.since_wake {
-            _ if WOKE.take() => Some(0),
+            _ if of_futex && WOKE.take() => Some(0),
             Some(calls) if calls < SOON => Some(calls + 1),
             _ => None,
         };
@@ -187,8 +187,8 @@ impl Handover {
             return None;
         }
         let switch = match (local.ride.riding, next.ride.riding, &next.ride.carries) {
-            (Some(_), _, Some((passenger, _))) if Arc::ptr_eq(passenger, self) => Switch::Back(0),
-            (None, _, None) => match next.machine.board(&local.space, vcpu).ok()?? {
+            (true, _, Some((passenger, _))) if Arc::ptr_eq(passenger, self) => Switch::Back(0),
+            (false, _, None) => match next.machine.board(&local.space, vcpu).ok()?? {
                 Place::Again => Switch::Again(0),
                 Place::New(boarding) => {
                     let (rip, entered) = next.patches.enter(next.registers.rip);
@@ -220,7 +220,7 @@ impl Handover {
             let ran = next.ride.end_of_turn(now);
             task.add_cpu_nanos(ran, 0);
         } else {
-            next.ride.riding = Some(vcpu);
+            next.ride.riding = true;
             local.ride.carries = Some((held.home.clone(), now));
         }
         task.count_switch();
@@ -276,7 +276,7 @@ pub(super) fn give_back(
     let exit = home.patches.leave(home.ride.entered, &mut theirs, exit);
     rseq::leave(home, now);
     home.registers = theirs;
-    home.ride.riding = None;
+    home.ride.riding = false;
     home.ride.returned = Some(exit);
     passenger.task().add_cpu_nanos(ran, 0);
     passenger.task().waiter().notify();
@@ -314,7 +314,7 @@ pub(super) fn parked(task: &Arc<Task>, held: &mut MutexGuard<'_, Held>) -> State
 fn end_of_wait(task: &Arc<Task>, local: &mut TaskLocal, woken: bool) -> State {
     local.ride.wait = None;
     task.waiter().show_asleep(false);
-    if local.ride.riding.take().is_some()
+    if std::mem::take(&mut local.ride.riding)
         && let Some(mut registers) = local.machine.ashore()
     {
         local.patches.leave(local.ride.entered, &mut registers, Exit::Interrupted);

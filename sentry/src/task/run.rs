@@ -52,7 +52,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 let stay = entered.saturating_duration_since(left_guest);
                 let system = nanos(stay.saturating_sub(take_slept()));
                 held.own.refresh(task);
-                let exit = run_guest(&mut held);
+                let exit = run_guest(task, &mut held);
                 let local = &mut held.local;
                 left_guest = Instant::now();
                 task.mm().reap();
@@ -69,7 +69,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 rseq::leave(local, left_guest);
                 match exit {
                     Ok(exit) => handle_exit(task, local, exit),
-                    Err(error) => lost(task, error),
+                    Err(error) => State::Exit(lost(task, error)),
                 }
             }
             State::Syscall => system_call(task, &mut held),
@@ -87,10 +87,10 @@ pub(super) fn nanos(duration: std::time::Duration) -> u64 {
 }
 
 /// The platform cannot run this thread any more: the process dies as of a fault it cannot handle.
-fn lost(task: &Arc<Task>, error: Errno) -> State {
+pub(super) fn lost(task: &Task, error: Errno) -> ExitStatus {
     tracing::error!(tid = task.tid(), %error, "the platform lost a guest thread");
     let status = ExitStatus::Signaled { signal: Signal::SEGV, core: false };
-    State::Exit(task.thread_group().exit(status))
+    task.thread_group().exit(status)
 }
 
 pub(super) fn handle_exit(task: &Arc<Task>, local: &mut TaskLocal, exit: Exit) -> State {
