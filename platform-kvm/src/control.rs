@@ -23,9 +23,9 @@
 use crate::arena::PAGE_SIZE;
 use crate::arena::reservation::Reservation;
 use crate::error::Error;
-use crate::exitless::ride;
 use crate::exitless::slot::{LEN, SlotMemory};
 use crate::exitless::stub::{STUB_LEN, Stub};
+use crate::exitless::{faulting, ride};
 use crate::host_mode::Ring0;
 use crate::layout::*;
 use std::hash::{BuildHasher, RandomState};
@@ -66,6 +66,8 @@ impl Control {
         control.write_stub();
         control.write_descriptors();
         control.write_bytes(control.switch_page() * PAGE_SIZE, ride::code().0);
+        let (offset, code) = faulting::code_at();
+        control.write_bytes(control.switch_page() * PAGE_SIZE + offset, code);
         Ok(control)
     }
 
@@ -124,7 +126,6 @@ impl Control {
     }
 
     fn write_descriptors(&self) {
-        let page = PAGE_SIZE;
         // Accessed bits are set so that the CPU never writes here. Entry 4 would be 32-bit user code: not offered.
         let gdt: [(u16, u64); 4] = [
             (KERNEL_CS, 0x00af_9b00_0000_ffff),
@@ -133,17 +134,33 @@ impl Control {
             (USER_CS & !3, 0x00af_fb00_0000_ffff),
         ];
         for (selector, descriptor) in gdt {
-            self.write_word(page + GDT_OFFSET + u64::from(selector), descriptor);
+            self.write_word(PAGE_SIZE + GDT_OFFSET + u64::from(selector), descriptor);
         }
         for vector in 0..VECTORS {
-            let target = CONTROL_GVA + STUB_VECTORS + vector * STUB_VECTOR_LEN;
-            let dpl: u64 = if vector == 3 || vector == 4 { 3 } else { 0 };
-            // Interrupt gate (type 14), present, IST 1.
-            let kind = 1 | (0x8e | dpl << 5) << 8;
-            let low =
-                (target & 0xffff) | u64::from(KERNEL_CS) << 16 | kind << 32 | (target >> 16 & 0xffff) << 48;
-            self.write_word(page + IDT_OFFSET + vector * 16, low);
-            self.write_word(page + IDT_OFFSET + vector * 16 + 8, target >> 32);
+            self.write_ring0_gate(vector);
+        }
+    }
+
+    fn write_ring0_gate(&self, vector: u64) {
+        let dpl = if vector == 3 || vector == 4 { 3 } else { 0 };
+        self.write_gate(vector, CONTROL_GVA + STUB_VECTORS + vector * STUB_VECTOR_LEN, KERNEL_CS, (1, dpl));
+    }
+
+    /// An interrupt gate.
+    fn write_gate(&self, vector: u64, target: u64, selector: u16, (ist, dpl): (u64, u64)) {
+        // Type 14, present.
+        let kind = ist | (0x8e | dpl << 5) << 8;
+        let low = (target & 0xffff) | u64::from(selector) << 16 | kind << 32 | (target >> 16 & 0xffff) << 48;
+        self.write_word(PAGE_SIZE + IDT_OFFSET + vector * 16, low);
+        self.write_word(PAGE_SIZE + IDT_OFFSET + vector * 16 + 8, target >> 32);
+    }
+
+    /// Lets page faults be posted ([`faulting`]), or exit. No vCPU is in the guest.
+    pub(crate) fn post_faults(&self, post: bool) {
+        if post {
+            self.write_gate(VECTOR_PAGE_FAULT, faulting::FAULT_GVA, USER_CS, (2, 0));
+        } else {
+            self.write_ring0_gate(VECTOR_PAGE_FAULT);
         }
     }
 
@@ -154,10 +171,12 @@ impl Control {
         // rsp0 at 4, ist1 at 36: both misaligned for u64 by 4, as the TSS has it.
         self.write_bytes(at + 4, &stack.to_le_bytes());
         self.write_bytes(at + 36, &stack.to_le_bytes());
+        // And ist2: the end of the slot.
+        self.write_bytes(at + 44, &(user_slot_gva(vcpu) + LEN).to_le_bytes());
         self.write_bytes(at + 102, &(TSS_LEN as u16).to_le_bytes());
         // In force only where the TSS's limit covers it.
         let mut bitmap = [0xff; BITMAP_LEN as usize];
-        for port in [PORT_SYSCALL, PORT_COMPAT, PORT_ANSWERED] {
+        for port in [PORT_SYSCALL, PORT_COMPAT, PORT_ANSWERED, PORT_FAULT] {
             bitmap[usize::from(port / 8)] &= !(1 << (port % 8));
         }
         self.write_bytes(at + TSS_LEN, &bitmap);
@@ -215,6 +234,8 @@ impl Control {
         unsafe { from.cast::<u64>().read_volatile() }
     }
 }
+
+const VECTOR_PAGE_FAULT: u64 = 14;
 
 /// Where a vCPU's slot is in an address space (emulated ring 0).
 pub(crate) fn user_slot_gva(vcpu: u32) -> u64 {

@@ -96,5 +96,7 @@ pub(crate) const PORT_SYSCALL: u16 = 0x20;
 pub(crate) const PORT_COMPAT: u16 = 0x21;
 /// A call that was posted has been answered, and the thread must leave with the result.
 pub(crate) const PORT_ANSWERED: u16 = 0x22;
+/// A page fault that nobody has resolved ([`crate::exitless::faulting`]).
+pub(crate) const PORT_FAULT: u16 = 0x23;
 /// Vector v exits at `PORT_VECTORS + v`.
 pub(crate) const PORT_VECTORS: u16 = 0x40;

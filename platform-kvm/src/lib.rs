@@ -50,7 +50,7 @@ pub use arena::{
 pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
 pub use exitless::{
-    Answer, Answered, Boarding, DispatchCounters, LooseSlot, PatchedEntry, Place, Request, Switch,
+    Answer, Answered, Boarding, DispatchCounters, Faulting, LooseSlot, PatchedEntry, Place, Request, Switch,
 };
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};

@@ -80,6 +80,7 @@ pub struct Machine {
     next_space: AtomicU64,
     next_thread: AtomicU64,
     bases_in_ring3: AtomicBool,
+    posts_faults: AtomicBool,
 }
 
 impl Machine {
@@ -129,6 +130,7 @@ impl Machine {
             next_space: AtomicU64::new(1),
             next_thread: AtomicU64::new(1),
             bases_in_ring3: AtomicBool::new(false),
+            posts_faults: AtomicBool::new(false),
         });
         let mode = crate::probe::probe(&machine)?;
         let _ = machine.mode.set(mode);
@@ -181,6 +183,17 @@ impl Machine {
             && self.cpu.xcr0 != 0
             && self.xstate_size() <= ride::MOST_XSTATE;
         (able && self.mode().ring0 == Ring0::Emulated).then_some(self.cpu.xcr0)
+    }
+
+    /// Whether the guest posts page faults ([`crate::exitless::faulting`]).
+    pub fn posts_faults(&self) -> bool {
+        self.posts_faults.load(Ordering::Relaxed)
+    }
+
+    /// Makes it do so, or not. No vCPU is in the guest.
+    pub(crate) fn post_faults(&self, post: bool) {
+        self.control.post_faults(post);
+        self.posts_faults.store(post, Ordering::Relaxed);
     }
 
     /// Whether ring 3 can read and write the bases of FS and GS.

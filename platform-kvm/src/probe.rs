@@ -4,6 +4,7 @@
 //! - *Paging*: lets the guest read a page, points the entry at another page, loads CR3 and lets it read again. Nested paging
 //!   shows the new page; shadow paging still shows the old one. Where CR3 cannot be loaded natively there is no nested paging.
 //! - *Bases*: whether ring 3 can read and write those of FS and GS, whatever the CPUID says.
+//! - *Faults*: whether the gate for page faults may lead to ring 3, and `iretq` back from there ([`crate::exitless::faulting`]).
 //! - *Exits*: how long one takes, by which dispatchers measure their patience.
 
 use crate::arena::{Alignment, FrameRange};
@@ -28,6 +29,13 @@ const BASES: [u8; 22] = [
 ];
 /// Where in the page of code they are.
 const BASES_AT: u64 = 64;
+const STACK: u64 = 0x40_2000;
+/// push 0x2b; push [rsp] and all that `iretq` pops, to the address behind it; mov eax, [rdi]
+const IRETQ: [u8; 19] = [
+    0x48, 0x89, 0xe0, 0x6a, 0x2b, 0x50, 0x9c, 0x6a, 0x33, 0x48, 0x8d, 0x0d, 0x03, 0x00, 0x00, 0x00, 0x51,
+    0x48, 0xcf,
+];
+const IRETQ_AT: u64 = 128;
 const OLD: u32 = 0x0ca1_5500;
 const NEW: u32 = 0x0ca1_5501;
 /// Exits that are timed, of which the quickest counts.
@@ -35,7 +43,7 @@ const EXITS: u32 = 4;
 
 pub(crate) fn probe(machine: &Arc<Machine>) -> Result<HostMode, Error> {
     let arena = machine.arena();
-    let frames = arena.alloc(3, Alignment::Page)?;
+    let frames = arena.alloc(4, Alignment::Page)?;
     let result = probe_with(machine, frames);
     // Its address space is gone, and no vCPU enters ring 3 with that root again.
     arena.release(frames);
@@ -48,12 +56,15 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
     let filled = arena
         .write(gpa(0), &PROGRAM)
         .and_then(|()| arena.write(crate::arena::Gpa(gpa(0).0 + BASES_AT), &BASES))
+        .and_then(|()| arena.write(crate::arena::Gpa(gpa(0).0 + IRETQ_AT), &IRETQ))
+        .and_then(|()| arena.write(crate::arena::Gpa(gpa(0).0 + IRETQ_AT + IRETQ.len() as u64), &PROGRAM))
         .and_then(|()| arena.write(gpa(1), &OLD.to_le_bytes()))
         .and_then(|()| arena.write(gpa(2), &NEW.to_le_bytes()));
     filled.map_err(|_| ProbeError::Strange("guest memory cannot be written".into()))?;
     let space = machine.new_address_space()?;
     space.map(CODE, gpa(0), 4096, Perms::R | Perms::X)?;
     space.map(DATA, gpa(1), 4096, Perms::R)?;
+    space.map(STACK, gpa(3), 4096, Perms::R | Perms::W)?;
     let ring0 = probe_ring0(machine, &space)?;
     let mut vcpu = machine.new_vcpu_for_probe(ring0)?;
     let mut mode = HostMode { ring0, paging: Paging::Shadow };
@@ -62,6 +73,9 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
         return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
     }
     machine.set_bases_in_ring3(run(machine, &mut vcpu, &space, mode, CODE + BASES_AT).is_ok());
+    if ring0 == Ring0::Emulated {
+        probe_faults(machine, &space, mode)?;
+    }
     let mut exit_ticks = u64::MAX;
     for _ in 0..EXITS {
         let before = rdtsc();
@@ -104,6 +118,25 @@ fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Er
     }
 }
 
+/// On a vCPU of its own. Whatever comes back but the fault as it was: faults exit.
+fn probe_faults(machine: &Arc<Machine>, space: &AddressSpace, mode: HostMode) -> Result<(), Error> {
+    let mut vcpu = machine.new_vcpu_for_probe(mode.ring0)?;
+    machine.post_faults(true);
+    let nowhere = STACK + 4096;
+    let mut registers = start(CODE + IRETQ_AT);
+    registers.rdi = nowhere;
+    let exit = run_to_exit(machine, &mut vcpu, space, mode, &mut registers);
+    let as_expected = matches!(exit, Ok(Exit::PageFault { addr, write: false, exec: false, present: false }) if addr == nowhere)
+        && registers.rip == CODE + IRETQ_AT + IRETQ.len() as u64
+        && registers.rsp == STACK + 4096 - 16;
+    if as_expected {
+        machine.pool().give(vcpu);
+    } else {
+        machine.post_faults(false);
+    }
+    Ok(())
+}
+
 /// Runs the program and returns what it read.
 fn read(machine: &Machine, vcpu: &mut Vcpu, space: &AddressSpace, mode: HostMode) -> Result<u32, Error> {
     run(machine, vcpu, space, mode, CODE)
@@ -117,19 +150,39 @@ fn run(
     mode: HostMode,
     rip: u64,
 ) -> Result<u32, Error> {
-    let mut registers =
-        Registers { rip, rdi: DATA, rflags: 0x202, rcx: rip, r11: 0x202, ..Default::default() };
+    let mut registers = start(rip);
+    match run_to_exit(machine, vcpu, space, mode, &mut registers)? {
+        Exit::Syscall => Ok(registers.rax as u32),
+        other => Err(ProbeError::Strange(format!(
+            "the guest stopped with {other:?} at {registers:x?} in {mode:?}"
+        ))
+        .into()),
+    }
+}
+
+fn start(rip: u64) -> Registers {
+    let rsp = STACK + 4096 - 16;
+    Registers { rip, rdi: DATA, rsp, rflags: 0x202, rcx: rip, r11: 0x202, ..Default::default() }
+}
+
+fn run_to_exit(
+    machine: &Machine,
+    vcpu: &mut Vcpu,
+    space: &AddressSpace,
+    mode: HostMode,
+    registers: &mut Registers,
+) -> Result<Exit, Error> {
     let target = Target { mode, ..space.target() };
     vcpu.bind(machine.dispatch(), machine.control(), space, 0, &|| (None, Arc::default()))?;
     for _ in 0..1000 {
-        vcpu.prepare(machine.control(), &registers, &target);
-        let mut left = vcpu.run(machine.control(), &mut registers)?;
+        vcpu.prepare(machine.control(), registers, &target);
+        let mut left = vcpu.run(machine.control(), registers)?;
         if let Left::InStub(place) = left {
-            left = vcpu.settle(&mut registers, place, None)?;
+            left = vcpu.settle(registers, place, None)?;
         }
         match left {
-            Left::Exit(Exit::Syscall) => return Ok(registers.rax as u32),
             Left::Nothing | Left::Exit(Exit::Interrupted) => {}
+            Left::Exit(exit) => return Ok(exit),
             other => {
                 return Err(ProbeError::Strange(format!(
                     "the guest stopped with {other:?} at {registers:x?} in {mode:?}"

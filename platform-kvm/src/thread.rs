@@ -130,8 +130,9 @@ impl GuestThread {
                 Ok(Some(Exit::Syscall))
             }
             Left::Exit(exit) => {
-                if matches!(exit, Exit::PageFault { .. }) {
-                    dispatch.faulted();
+                if let Exit::PageFault { present, .. } = exit {
+                    let handled = !present && self.answer.is_some() && self.machine.posts_faults();
+                    dispatch.faulted(&mut seat.history, handled, vcpu.take_withdrawn());
                 }
                 Ok(Some(exit))
             }

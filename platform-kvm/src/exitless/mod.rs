@@ -34,6 +34,7 @@
 //! A dispatcher gives way to threads that wait and answer calls meanwhile ([`assist`]), if all of them are too many.
 
 mod assist;
+pub(crate) mod faulting;
 mod placement;
 pub(crate) mod ride;
 pub(crate) mod slot;
@@ -43,6 +44,7 @@ mod tests;
 
 use crate::kick::Gate;
 use crate::machine::rdtsc;
+pub use faulting::Faulting;
 use parking_lot::{Condvar, Mutex};
 use placement::Placement;
 use ride::Ride;
@@ -98,7 +100,9 @@ pub enum Answered {
     Told,
     /// The result for rax, and `run` returns [`crate::Exit::Interrupted`] with it.
     Leave(u64),
-    /// Nothing was done: `run` returns [`crate::Exit::Syscall`].
+    /// The page fault is resolved: the guest tries again.
+    Resolved,
+    /// Nothing was done: `run` returns [`crate::Exit::Syscall`], or the page fault.
     Refused,
     /// The call waits, and another thread goes on in the vCPU ([`ride`]).
     Switch(Switch),
@@ -133,6 +137,8 @@ pub struct DispatchCounters {
     pub withdrawn: u64,
     /// Calls made by an exit, the two above among them.
     pub exits: u64,
+    /// Page faults resolved without an exit.
+    pub faults: u64,
     /// Page faults by an exit.
     pub fault_exits: u64,
     /// How often a dispatcher was woken.
@@ -150,6 +156,7 @@ struct Counters {
     refused: AtomicU64,
     withdrawn: AtomicU64,
     exits: AtomicU64,
+    faults: AtomicU64,
     fault_exits: AtomicU64,
     wakes: AtomicU64,
     scarce: AtomicU64,
@@ -279,6 +286,7 @@ impl Dispatch {
             refused: of(&c.refused),
             withdrawn: of(&c.withdrawn),
             exits: of(&c.exits),
+            faults: of(&c.faults),
             fault_exits: of(&c.fault_exits),
             wakes: of(&c.wakes),
             scarce: of(&c.scarce),
@@ -354,6 +362,16 @@ impl Dispatch {
     /// A call has exited: wakes a dispatcher if the thread's calls follow one another.
     pub(crate) fn exited(&self, history: &mut History, handled: bool, withdrawn: bool) {
         self.counters.exits.fetch_add(1, Ordering::Relaxed);
+        self.follow(history, handled, withdrawn);
+    }
+
+    /// A page fault has exited: the same.
+    pub(crate) fn faulted(&self, history: &mut History, handled: bool, withdrawn: bool) {
+        self.counters.fault_exits.fetch_add(1, Ordering::Relaxed);
+        self.follow(history, handled, withdrawn);
+    }
+
+    fn follow(&self, history: &mut History, handled: bool, withdrawn: bool) {
         self.missed.fetch_add(handled.into(), Ordering::Relaxed);
         let now = rdtsc();
         if withdrawn {
@@ -372,11 +390,6 @@ impl Dispatch {
             history.streak = 0;
             self.wake(now);
         }
-    }
-
-    /// A page fault has exited.
-    pub(crate) fn faulted(&self) {
-        self.counters.fault_exits.fetch_add(1, Ordering::Relaxed);
     }
 
     fn ticks(&self, microseconds: u64) -> u64 {
@@ -602,8 +615,13 @@ impl Dispatch {
                 Some(()) => _ = self.counters.switches.fetch_add(1, Ordering::Relaxed),
                 None => memory.set_state(slot::REFUSED),
             },
+            Some(Answered::Resolved) => {
+                memory.end(slot::DONE);
+                self.counters.faults.fetch_add(1, Ordering::Relaxed);
+                return true;
+            }
             Some(Answered::Refused) => {
-                memory.set_state(slot::REFUSED);
+                memory.end(slot::REFUSED);
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 return true;
             }

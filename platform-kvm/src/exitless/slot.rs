@@ -6,6 +6,8 @@
 //!  96  check entry                             for patched call sites (emulated ring 0)
 //! 112  one word of stack                       (emulated ring 0)
 //! 120  switch save load mask                   for switching threads (emulated ring 0)
+//! 152  rbx rbp r12 r13 r14 r15                 of a thread at a page fault (emulated ring 0); its other registers are where a call has them
+//! 208  error code, rip, cs, rflags, rsp, ss    what the gate for page faults has pushed
 //! ```
 //! What a dispatcher reads and writes for every call is one cache line; every other line that it touches would cost the guest as much
 //! again.
@@ -14,6 +16,7 @@
 //! On hosts that emulate ring 0 the guest can write anything here at any time, so everything is read once, and nothing that is
 //! read here decides about anything but the calling process's own registers.
 
+use super::faulting::Faulting;
 use super::{Answer, Answered};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -42,9 +45,20 @@ pub(crate) const SWITCH: u64 = 120;
 pub(crate) const SAVE: u64 = 128;
 pub(crate) const LOAD: u64 = 136;
 pub(crate) const MASK: u64 = 144;
+pub(crate) const RBX: u64 = 152;
+pub(crate) const RBP: u64 = 160;
+pub(crate) const R12: u64 = 168;
+pub(crate) const R13: u64 = 176;
+pub(crate) const R14: u64 = 184;
+pub(crate) const R15: u64 = 192;
+/// Where the gate pushes, from the slot's end down: the error code, and the flags among the rest.
+pub(crate) const FRAME: u64 = 208;
+pub(crate) const FRAME_RFLAGS: u64 = FRAME + 24;
 
 /// In [`KIND`]: the call came from a patched site. Answering it clears that.
 pub(crate) const PATCHED: u32 = 2;
+/// In [`KIND`]: it is a page fault ([`super::faulting`]).
+pub(crate) const FAULT: u32 = 4;
 
 // All even: no entry of a page table that is present looks like one of them, should a page ever be mistaken.
 /// The guest waits for somebody to claim the call.
@@ -71,6 +85,8 @@ pub struct Request<'a> {
     pub args: [u64; 6],
     /// It came from a patched call site ([`crate::PatchedEntry`]).
     pub patched: bool,
+    /// It is no call but a page fault: [`Request::faulting`].
+    pub fault: bool,
     /// The vCPU that the calling thread runs on.
     pub vcpu: u32,
     memory: &'a SlotMemory,
@@ -81,6 +97,11 @@ impl Request<'_> {
     pub fn done(self, result: u64) -> Answered {
         self.memory.answer(result, DONE);
         Answered::Told
+    }
+
+    /// The page fault that was posted. `None` if it is nothing that can be answered.
+    pub fn faulting(&self) -> Option<Faulting> {
+        if self.fault { Faulting::read(self.memory) } else { None }
     }
 
     /// Where the guest goes on. Costs the guest time, and may be another the next time: ask once, and only if need be.
@@ -151,13 +172,21 @@ impl SlotMemory {
     /// Takes a posted call, if it is still posted.
     pub(crate) fn claim(&self, vcpu: u32) -> Option<Request<'_>> {
         self.half(STATE).compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        let kind = self.half(KIND).load(Ordering::Relaxed);
         Some(Request {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
-            patched: self.half(KIND).load(Ordering::Relaxed) == PATCHED,
+            patched: kind == PATCHED,
+            fault: kind == FAULT,
             vcpu,
             memory: self,
         })
+    }
+
+    /// Ends a call or a page fault that has no result.
+    pub(crate) fn end(&self, state: u32) {
+        // And the kind, which is the high half. What is where a call has its result is a register of a thread at a page fault.
+        self.word(STATE).store(state.into(), Ordering::Release);
     }
 
     /// Tells the guest where to save the registers and where to load them from, and how.

@@ -14,6 +14,7 @@
 //! The code is data to this process: it is never executed here. Whatever it is interrupted at, [`Place::of`] says
 //! where the user's registers are then.
 
+use super::faulting::Spot;
 use super::slot;
 use crate::layout::{PORT_ANSWERED, PORT_SYSCALL, USER_SLOT_TO_STUB};
 use core::arch::global_asm;
@@ -237,6 +238,8 @@ pub(crate) enum Place {
     Saved,
     /// As `Saved`, and the slot's state says what has become of the call.
     Posted,
+    /// In the code that posts page faults.
+    Faulting(Spot),
     /// In the code that switches threads; the registers of the one that waits are in its context, or not yet.
     Switching {
         /// They are.

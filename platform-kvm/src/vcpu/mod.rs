@@ -7,6 +7,7 @@ mod state;
 use crate::control::Control;
 use crate::cpu::{self, CpuTemplate};
 use crate::error::Error;
+use crate::exitless::faulting::Spot;
 use crate::exitless::slot::SlotMemory;
 use crate::exitless::stub::Place;
 use crate::host_mode::{HostMode, Paging, Ring0};
@@ -266,6 +267,13 @@ impl Vcpu {
             return Ok(if call { Left::Exit(Exit::Syscall) } else { Left::Answered });
         }
         if let Some(exit) = at_compat_stub(registers) {
+            return Ok(Left::Exit(exit));
+        }
+        let cr2 = self.sync().sregs.cr2;
+        if self.ring0 == Ring0::Emulated
+            && Spot::of(registers.rip.wrapping_sub(OUT_LEN)).or(Spot::of(registers.rip)) == Some(Spot::Exit)
+            && let Some(exit) = self.fault_by_exit(registers, cr2)
+        {
             return Ok(Left::Exit(exit));
         }
         let run = self.fd.get_kvm_run();

@@ -1,8 +1,10 @@
 //! A vCPU's slot and syscall stub.
 
+use super::convert::{exception, not_offered};
 use super::{Left, Vcpu};
 use crate::control::Control;
 use crate::error::Error;
+use crate::exitless::faulting::{self, Pushed, Spot};
 use crate::exitless::ride::{self, Ride};
 use crate::exitless::slot::{self, SlotMemory};
 use crate::exitless::stub::{Place, Stub};
@@ -61,7 +63,24 @@ impl Vcpu {
         {
             return Some(Place::Switching { saved });
         }
+        if self.ring0 == Ring0::Emulated
+            && let Some(spot) = Spot::of(rip)
+        {
+            return Some(Place::Faulting(spot));
+        }
         self.syscall_stub(control).place(rip.checked_sub(self.stub)?)
+    }
+
+    /// The code that posts page faults has left the guest with one that nobody has resolved.
+    pub(super) fn fault_by_exit(&mut self, registers: &mut Registers, cr2: u64) -> Option<Exit> {
+        let memory = self.slot?;
+        let pushed = Pushed::read(&memory);
+        pushed.restore(registers);
+        Some(if pushed.is_users {
+            exception(14, pushed.error_code, cr2, pushed.rflags)
+        } else {
+            not_offered()
+        })
     }
 
     /// Whether the last call was posted and nobody came; asked once per call.
@@ -79,6 +98,10 @@ impl Vcpu {
         ride: Option<&Ride>,
     ) -> Result<Left, Error> {
         let Some(memory) = self.slot else { return Ok(Left::Nothing) };
+        if let Place::Faulting(spot) = place {
+            faulting::settle(spot, &memory, registers);
+            return Ok(Left::Exit(Exit::Interrupted));
+        }
         let switching = match place {
             Place::Switching { saved } => Some(saved),
             Place::Posted => (memory.state() == slot::SWITCHED).then_some(false),

@@ -8,6 +8,7 @@
 mod bench;
 mod entry;
 mod exitless;
+mod faults;
 mod fuzz;
 mod hostile;
 mod kicks;
@@ -88,6 +89,12 @@ const TESTS: &[Test] = &[
     ("threads_take_turns", turns::threads_take_turns),
     ("turns_under_kicks", turns::turns_under_kicks),
     ("contexts_are_scribbled_over", turns::contexts_are_scribbled_over),
+    ("faults_without_a_dispatcher_exit", faults::faults_without_a_dispatcher_exit),
+    ("faults_are_resolved_without_exit", faults::faults_are_resolved_without_exit),
+    ("faults_that_are_refused_exit", faults::faults_that_are_refused_exit),
+    ("kicks_of_a_guest_whose_faults_are_resolved", faults::kicks_of_a_guest_whose_faults_are_resolved),
+    ("faults_are_scribbled_over", faults::faults_are_scribbled_over),
+    ("jump_into_the_code_that_posts_faults", faults::jump_into_the_code_that_posts_faults),
     ("more_threads_than_vcpus", reclaim::more_threads_than_vcpus),
     ("more_spinning_threads_than_vcpus", reclaim::more_spinning_threads_than_vcpus),
 ];

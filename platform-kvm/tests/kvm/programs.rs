@@ -29,7 +29,12 @@ macro_rules! programs {
     };
 }
 
+/// Where in `touches` the instruction that faults is.
+pub const TOUCHES_AT: u64 = 0;
+
 programs! {
+    /// Writes to r12 - rbx pages in turn, the first at rdi; then system call 1000.
+    touches: "2: mov [rdi], rdi", "inc rbx", "add rdi, 4096", "cmp rbx, r12", "jb 2b", "mov eax, 1000", "syscall", "3: ud2";
     /// Nothing but system calls.
     syscalls: "2: syscall", "jmp 2b";
     /// Calls number 39 with rbx in rdi, which must return rdi + 7 and keep the carry, for every rbx below r12; then number 1000.

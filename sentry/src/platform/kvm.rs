@@ -134,6 +134,7 @@ impl Platform for KvmPlatform {
             ("calls refused by a dispatcher", calls.refused),
             ("calls that no dispatcher claimed", calls.withdrawn),
             ("calls answered by a thread that waits", calls.assisted),
+            ("page faults without an exit", calls.faults),
             ("page faults by an exit", calls.fault_exits),
             ("times a dispatcher was woken", calls.wakes),
             ("times processors were scarce", calls.scarce),

@@ -18,9 +18,9 @@ pub mod fake;
 pub mod kvm;
 
 pub use caisson_platform_kvm::{
-    Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, FpuState, Frame, FrameRange,
-    GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Registers, Request, Switch,
-    WindowAccess, WindowRange, rdtsc,
+    Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, Faulting, FpuState, Frame,
+    FrameRange, GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Registers,
+    Request, Switch, WindowAccess, WindowRange, rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};

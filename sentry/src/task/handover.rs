@@ -9,8 +9,9 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current, ride, run};
+use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, current, operand, ride, run};
 use crate::errno::SysResult;
+use crate::mm::{FaultOutcome, MemoryAccess};
 use crate::platform::{
     Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
 };
@@ -34,11 +35,13 @@ pub(super) struct Held {
     pub(super) own: Own,
     /// For [`current::lend`].
     for_current: Option<Arc<Task>>,
+    /// Where the instruction is, and what it accessed, whose page fault was resolved last, if nothing was asked for since.
+    last_fault: Option<(u64, u64)>,
 }
 
 impl Handover {
     pub(super) fn new(task: Arc<Task>, local: TaskLocal) -> Arc<Handover> {
-        let held = Held { local, own: Own::of(&task), for_current: Some(task.clone()) };
+        let held = Held { local, own: Own::of(&task), for_current: Some(task.clone()), last_fault: None };
         let handover = Arc::new(Handover { task, held: Mutex::new(held) });
         let answer: Weak<dyn Answer> = Arc::downgrade(&(handover.clone() as Arc<dyn Answer>));
         let mut held = handover.held.lock();
@@ -66,6 +69,7 @@ impl Handover {
 /// Runs guest code; dispatchers may use the task's private half meanwhile. `None`: when its vCPU came out another task was running in it, which has got
 /// what there was, and this one is parked.
 pub(super) fn run_guest(task: &Task, held: &mut MutexGuard<'_, Held>) -> Option<SysResult<Exit>> {
+    held.last_fault = None;
     let local = &mut held.local;
     let mut machine = std::mem::replace(&mut local.machine, Box::new(InGuest));
     let (mut registers, space, patches) = (local.registers, local.space.clone(), local.patches.clone());
@@ -88,6 +92,29 @@ pub(super) fn run_guest(task: &Task, held: &mut MutexGuard<'_, Held>) -> Option<
     Some(exit)
 }
 
+impl Handover {
+    /// Resolves a page fault for the task, if that is all there is to it: who is to get a signal finds out by an exit.
+    fn answer_fault(&self, held: &mut Held, request: &Request<'_>) -> Answered {
+        let Some(faulting) = request.faulting() else { return Answered::Refused };
+        let _current = current::lend(&mut held.for_current);
+        let _declining = wait::declining();
+        let mm = self.task.mm();
+        let mut code = [0; operand::LONGEST];
+        let rip = faulting.registers.rip;
+        let read = if faulting.exec { Ok(0) } else { mm.read_some(rip, &mut code) };
+        let code = code.get(..read.unwrap_or(0)).unwrap_or_default();
+        let Some(addr) = operand::address(&faulting, code) else { return Answered::Refused };
+        if held.last_fault.replace((rip, addr)) == Some((rip, addr)) {
+            // That was not it.
+            return Answered::Refused;
+        }
+        match mm.fault(addr, MemoryAccess::from_exit(faulting.write, faulting.exec)) {
+            FaultOutcome::Resolved => Answered::Resolved,
+            _ => Answered::Refused,
+        }
+    }
+}
+
 impl Answer for Handover {
     fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
         let mut held = self.held.try_lock()?;
@@ -96,13 +123,17 @@ impl Answer for Handover {
             return None;
         }
         let request = claim()?;
+        if request.fault {
+            return Some(self.answer_fault(&mut held, &request));
+        }
         let args = Args(request.args);
         // A trace is to show every call once.
         let suits = exitless::suits(request.number, &args) && !self.task.kernel().straces();
         let Some(entry) = table::find(request.number).filter(|_| suits) else {
             return Some(Answered::Refused);
         };
-        let Held { local, own, for_current } = &mut *held;
+        let Held { local, own, for_current, last_fault } = &mut *held;
+        *last_fault = None;
         if !request.patched && local.patches.called(request.rip()) {
             // Its thread patches the site on the way.
             return Some(Answered::Refused);

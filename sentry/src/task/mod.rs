@@ -22,6 +22,7 @@ pub mod futex;
 mod handover;
 pub mod job_control;
 pub mod namespaces;
+mod operand;
 pub mod pid;
 pub mod pidfd;
 pub mod process_group;
