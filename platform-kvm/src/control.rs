@@ -28,6 +28,7 @@ use crate::exitless::stub::{STUB_LEN, Stub};
 use crate::exitless::{faulting, ride};
 use crate::host_mode::Ring0;
 use crate::layout::*;
+use crate::registers::Registers;
 use std::hash::{BuildHasher, RandomState};
 
 /// The host's view of the control pages.
@@ -53,6 +54,18 @@ pub(crate) struct ExceptionFrame {
     pub rsp: u64,
 }
 
+impl ExceptionFrame {
+    /// It is of 64-bit code of the program; other selectors are not offered.
+    pub(crate) fn is_users(&self) -> bool {
+        self.cs & 0xffff == u64::from(USER_CS)
+    }
+
+    /// Makes `registers` those at the instruction.
+    pub(crate) fn restore(&self, registers: &mut Registers) {
+        (registers.rip, registers.rflags, registers.rsp) = (self.rip, self.rflags, self.rsp);
+    }
+}
+
 impl Control {
     pub(crate) fn new(max_vcpus: u32) -> Result<Control, Error> {
         let stub_pages = max_vcpus.div_ceil(STUBS_PER_PAGE);
@@ -66,8 +79,10 @@ impl Control {
         control.write_stub();
         control.write_descriptors();
         control.write_bytes(control.switch_page() * PAGE_SIZE, ride::code().0);
-        let (offset, code) = faulting::code_at();
-        control.write_bytes(control.switch_page() * PAGE_SIZE + offset, code);
+        for (ring0, page) in [(Ring0::Native, 0), (Ring0::Emulated, control.switch_page())] {
+            let (offset, code, _) = faulting::code_at(ring0);
+            control.write_bytes(page * PAGE_SIZE + offset, code);
+        }
         Ok(control)
     }
 
@@ -156,12 +171,20 @@ impl Control {
     }
 
     /// Lets page faults be posted ([`faulting`]), or exit. No vCPU is in the guest.
-    pub(crate) fn post_faults(&self, post: bool) {
-        if post {
-            self.write_gate(VECTOR_PAGE_FAULT, faulting::FAULT_GVA, USER_CS, (2, 0));
-        } else {
-            self.write_ring0_gate(VECTOR_PAGE_FAULT);
-        }
+    pub(crate) fn post_faults(&self, by: Option<Ring0>) {
+        let Some(ring0) = by else { return self.write_ring0_gate(VECTOR_PAGE_FAULT) };
+        let (_, _, gva) = faulting::code_at(ring0);
+        let (selector, ist) = match ring0 {
+            Ring0::Native => (KERNEL_CS, 1),
+            Ring0::Emulated => (USER_CS, 2),
+        };
+        self.write_gate(VECTOR_PAGE_FAULT, gva, selector, (ist, 0));
+    }
+
+    /// What was in rax and rcx at a page fault (native ring 0).
+    pub(crate) fn read_saved(&self, vcpu: u32) -> (u64, u64) {
+        let top = self.vcpu_offset(vcpu) + PAGE_STACK_TOP;
+        (self.read_word(top - 56), self.read_word(top - 64))
     }
 
     /// Prepares the page of a new vCPU.
@@ -234,8 +257,6 @@ impl Control {
         unsafe { from.cast::<u64>().read_volatile() }
     }
 }
-
-const VECTOR_PAGE_FAULT: u64 = 14;
 
 /// Where a vCPU's slot is in an address space (emulated ring 0).
 pub(crate) fn user_slot_gva(vcpu: u32) -> u64 {

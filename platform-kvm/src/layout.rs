@@ -58,6 +58,9 @@ pub(crate) const STUB_LOAD_CR3: u64 = 0x40;
 /// Entry of vector v is at `STUB_VECTORS + v * STUB_VECTOR_LEN`.
 pub(crate) const STUB_VECTORS: u64 = 0x100;
 pub(crate) const STUB_VECTOR_LEN: u64 = 16;
+/// Where page faults are posted (native ring 0; [`crate::exitless::faulting`]).
+pub(crate) const STUB_FAULT: u64 = 0x400;
+pub(crate) const VECTOR_PAGE_FAULT: u64 = 14;
 /// Vectors with a gate.
 pub(crate) const VECTORS: u64 = 32;
 

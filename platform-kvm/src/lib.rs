@@ -51,6 +51,7 @@ pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
 pub use exitless::{
     Answer, Answered, Boarding, DispatchCounters, Faulting, LooseSlot, PatchedEntry, Place, Request, Switch,
+    Where,
 };
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};

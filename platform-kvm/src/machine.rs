@@ -191,9 +191,9 @@ impl Machine {
     }
 
     /// Makes it do so, or not. No vCPU is in the guest.
-    pub(crate) fn post_faults(&self, post: bool) {
-        self.control.post_faults(post);
-        self.posts_faults.store(post, Ordering::Relaxed);
+    pub(crate) fn post_faults(&self, by: Option<Ring0>) {
+        self.control.post_faults(by);
+        self.posts_faults.store(by.is_some(), Ordering::Relaxed);
     }
 
     /// Whether ring 3 can read and write the bases of FS and GS.

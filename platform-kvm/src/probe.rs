@@ -4,7 +4,7 @@
 //! - *Paging*: lets the guest read a page, points the entry at another page, loads CR3 and lets it read again. Nested paging
 //!   shows the new page; shadow paging still shows the old one. Where CR3 cannot be loaded natively there is no nested paging.
 //! - *Bases*: whether ring 3 can read and write those of FS and GS, whatever the CPUID says.
-//! - *Faults*: whether the gate for page faults may lead to ring 3, and `iretq` back from there ([`crate::exitless::faulting`]).
+//! - *Faults*: whether what posts page faults works here: where ring 0 is emulated, a gate that leads to ring 3 and `iretq` back from there ([`crate::exitless::faulting`]).
 //! - *Exits*: how long one takes, by which dispatchers measure their patience.
 
 use crate::arena::{Alignment, FrameRange};
@@ -73,9 +73,7 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
         return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
     }
     machine.set_bases_in_ring3(run(machine, &mut vcpu, &space, mode, CODE + BASES_AT).is_ok());
-    if ring0 == Ring0::Emulated {
-        probe_faults(machine, &space, mode)?;
-    }
+    probe_faults(machine, &space, mode)?;
     let mut exit_ticks = u64::MAX;
     for _ in 0..EXITS {
         let before = rdtsc();
@@ -121,7 +119,7 @@ fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Er
 /// On a vCPU of its own. Whatever comes back but the fault as it was: faults exit.
 fn probe_faults(machine: &Arc<Machine>, space: &AddressSpace, mode: HostMode) -> Result<(), Error> {
     let mut vcpu = machine.new_vcpu_for_probe(mode.ring0)?;
-    machine.post_faults(true);
+    machine.post_faults(Some(mode.ring0));
     let nowhere = STACK + 4096;
     let mut registers = start(CODE + IRETQ_AT);
     registers.rdi = nowhere;
@@ -132,7 +130,7 @@ fn probe_faults(machine: &Arc<Machine>, space: &AddressSpace, mode: HostMode) ->
     if as_expected {
         machine.pool().give(vcpu);
     } else {
-        machine.post_faults(false);
+        machine.post_faults(None);
     }
     Ok(())
 }
@@ -178,7 +176,7 @@ fn run_to_exit(
         vcpu.prepare(machine.control(), registers, &target);
         let mut left = vcpu.run(machine.control(), registers)?;
         if let Left::InStub(place) = left {
-            left = vcpu.settle(registers, place, None)?;
+            left = vcpu.settle(machine.control(), registers, place, None)?;
         }
         match left {
             Left::Nothing | Left::Exit(Exit::Interrupted) => {}

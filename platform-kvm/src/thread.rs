@@ -115,7 +115,7 @@ impl GuestThread {
         gate.leave();
         let mut left = result?;
         if let Left::InStub(place) = left {
-            left = dispatch.settled(index, |ride| vcpu.settle(registers, place, ride))?;
+            left = dispatch.settled(index, |ride| vcpu.settle(control, registers, place, ride))?;
         }
         match left {
             Left::Exit(Exit::Interrupted) => {

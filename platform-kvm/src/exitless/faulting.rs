@@ -1,18 +1,18 @@
-//! Page faults without exits (emulated ring 0).
+//! Page faults without exits.
 //!
-//! Where ring 0 is emulated the gate for page faults leads to ring 3: to the code below, which posts the fault in the vCPU's slot as a system call is posted,
-//! spins until a dispatcher has resolved it, and returns to the instruction by `iretq`, which ring 3 may use as long as the ring stays the same. The gate's
-//! stack (IST 2) is the end of the slot, so the slot is found without a register.
-//!
-//! Ring 3 cannot read CR2, and a detour by ring 0, which can, would cost as much again. So what is posted are the registers; whoever answers
-//! reads the instruction and works out its address, or refuses. By an exit the host tells CR2 as ever: the fault is still the vCPU's last.
+//! The gate for page faults leads to code that posts the fault in the vCPU's slot, as a system call is posted, spins until a dispatcher has resolved it, and
+//! returns to the instruction by `iretq`. Two versions, one per way of running ring 0:
+//! - *native*: ring-0 code, which posts CR2. The slot is in the page whose end is the gate's stack (IST 1).
+//! - *emulated*: the gate leads to ring 3 at once, for a detour by ring 0 would cost as much again, and `iretq` works there as long as the ring
+//!   stays the same. The gate's stack (IST 2) is the end of the slot. Ring 3 cannot read CR2: what is posted are the registers, and whoever answers reads the
+//!   instruction and works out its address, or refuses. By an exit the host tells CR2 as ever: the fault is still the vCPU's last.
 //!
 //! Only faults on pages that are not present are posted: to replace a page that is there, other CPUs must forget it, and the one that spins here
 //! is one of them.
-//!
-//! Native ring 0 could read CR2, but a fault by exit costs hardly more than a call there; it is not done.
 
 use super::slot::{self, SlotMemory};
+use crate::control::ExceptionFrame;
+use crate::host_mode::Ring0;
 use crate::layout::*;
 use crate::registers::Registers;
 use core::arch::global_asm;
@@ -20,7 +20,7 @@ use core::arch::global_asm;
 /// Where the code is in its page, behind the code that switches threads.
 const OFFSET: u64 = 0x800;
 /// Where it is in every address space.
-pub(crate) const FAULT_GVA: u64 = USER_REGION_GVA + USER_REGION_SWITCH as u64 * 4096 + OFFSET;
+const FAULT_GVA: u64 = USER_REGION_GVA + USER_REGION_SWITCH as u64 * 4096 + OFFSET;
 const FLAG_TF: u32 = 1 << 8;
 /// In the error code: the page was there.
 const PRESENT: u8 = 1;
@@ -38,7 +38,7 @@ global_asm!(
     ".hidden caisson_faulting_exit",
     ".globl caisson_faulting_end",
     ".hidden caisson_faulting_end",
-    // rsp is at the error code.
+    // Emulated: rsp is at the error code.
     "caisson_faulting_start:",
     "mov [rsp - {error} + {rax}], rax",
     "mov [rsp - {error} + {rcx}], rcx",
@@ -76,7 +76,7 @@ global_asm!(
     "mov ecx, {is_withdrawn}",
     "mov eax, {is_posted}",
     "lock cmpxchg [rsp - {error} + {state}], ecx",
-    "je 4f",
+    "je 5f",
     "mov ecx, {spins}",
     "jmp 1b",
     "2:",
@@ -85,6 +85,9 @@ global_asm!(
     "mov rax, [rsp - {error} + {rax}]",
     "add rsp, 8",
     "iretq",
+    // What is posted next may be a call, which does not say so.
+    "5:",
+    "mov dword ptr [rsp - {error} + {kind}], 0",
     "4:",
     "mov rcx, [rsp - {error} + {rcx}]",
     "mov rax, [rsp - {error} + {rax}]",
@@ -123,34 +126,124 @@ global_asm!(
     port = const PORT_FAULT,
 );
 
+/// From the stack of the native version, with two registers on it, back to the slot.
+const TO_SLOT: u64 = PAGE_STACK_TOP - 48 - 16 - PAGE_SLOT;
+const PORT_NATIVE: u16 = PORT_VECTORS + VECTOR_PAGE_FAULT as u16;
+
+global_asm!(
+    ".pushsection .rodata.caisson_faulting, \"a\", @progbits",
+    ".balign 64",
+    ".globl caisson_faulting0_start",
+    ".hidden caisson_faulting0_start",
+    ".globl caisson_faulting0_saved",
+    ".hidden caisson_faulting0_saved",
+    ".globl caisson_faulting0_exit",
+    ".hidden caisson_faulting0_exit",
+    ".globl caisson_faulting0_end",
+    ".hidden caisson_faulting0_end",
+    "caisson_faulting0_start:",
+    "push rax",
+    "push rcx",
+    "caisson_faulting0_saved:",
+    "mov ecx, [rsp - {slot} + {awake}]",
+    "test ecx, ecx",
+    "jz 4f",
+    // The error code, and the flags of the frame behind it.
+    "mov eax, [rsp + 16]",
+    "test al, {present}",
+    "jnz 4f",
+    "test dword ptr [rsp + 40], {tf}",
+    "jnz 4f",
+    "mov [rsp - {slot} + {error}], rax",
+    "mov rax, cr2",
+    "mov [rsp - {slot} + {cr2}], rax",
+    "mov dword ptr [rsp - {slot} + {kind}], {is_fault}",
+    "mov dword ptr [rsp - {slot} + {state}], {is_posted}",
+    "1:",
+    "mov eax, [rsp - {slot} + {state}]",
+    "cmp eax, {is_done}",
+    "jae 2f",
+    "pause",
+    "sub ecx, 1",
+    "jnz 1b",
+    "mov ecx, {is_withdrawn}",
+    "mov eax, {is_posted}",
+    "lock cmpxchg [rsp - {slot} + {state}], ecx",
+    "je 5f",
+    "mov ecx, {spins}",
+    "jmp 1b",
+    "2:",
+    "jne 4f",
+    "pop rcx",
+    "pop rax",
+    "add rsp, 8",
+    "iretq",
+    "5:",
+    "mov dword ptr [rsp - {slot} + {kind}], 0",
+    "4:",
+    "pop rcx",
+    "pop rax",
+    "caisson_faulting0_exit:",
+    "out {port}, al",
+    "ud2",
+    "caisson_faulting0_end:",
+    ".popsection",
+    slot = const TO_SLOT,
+    error = const slot::FRAME,
+    cr2 = const slot::CR2,
+    state = const slot::STATE,
+    kind = const slot::KIND,
+    awake = const slot::AWAKE,
+    is_fault = const slot::FAULT_AT,
+    is_posted = const slot::POSTED,
+    is_done = const slot::DONE,
+    is_withdrawn = const slot::WITHDRAWN,
+    present = const PRESENT,
+    tf = const FLAG_TF,
+    spins = const SPINS,
+    port = const PORT_NATIVE,
+);
+
 /// Landmarks, as offsets from the start.
 struct Code {
+    /// Where it is in every address space.
+    gva: u64,
     bytes: &'static [u8],
     saved: u64,
     exit: u64,
 }
 
-fn code() -> Code {
-    unsafe extern "C" {
-        static caisson_faulting_start: u8;
-        static caisson_faulting_saved: u8;
-        static caisson_faulting_exit: u8;
-        static caisson_faulting_end: u8;
-    }
-    let start = &raw const caisson_faulting_start;
-    let offset = |label: *const u8| label as usize - start as usize;
-    // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
-    let bytes = unsafe { std::slice::from_raw_parts(start, offset(&raw const caisson_faulting_end)) };
-    Code {
-        bytes,
-        saved: offset(&raw const caisson_faulting_saved) as u64,
-        exit: offset(&raw const caisson_faulting_exit) as u64,
+macro_rules! code {
+    ($gva:expr, $start:ident $saved:ident $exit:ident $end:ident) => {{
+        unsafe extern "C" {
+            static $start: u8;
+            static $saved: u8;
+            static $exit: u8;
+            static $end: u8;
+        }
+        let start = &raw const $start;
+        let offset = |label: *const u8| label as usize - start as usize;
+        // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
+        let bytes = unsafe { std::slice::from_raw_parts(start, offset(&raw const $end)) };
+        let (saved, exit) = (offset(&raw const $saved) as u64, offset(&raw const $exit) as u64);
+        Code { gva: $gva, bytes, saved, exit }
+    }};
+}
+
+/// The version for a way of running ring 0.
+fn code(ring0: Ring0) -> Code {
+    match ring0 {
+        Ring0::Native => code!(CONTROL_GVA + STUB_FAULT,
+            caisson_faulting0_start caisson_faulting0_saved caisson_faulting0_exit caisson_faulting0_end),
+        Ring0::Emulated => code!(FAULT_GVA,
+            caisson_faulting_start caisson_faulting_saved caisson_faulting_exit caisson_faulting_end),
     }
 }
 
-/// The code, and where it is in the page of the code that switches threads.
-pub(crate) fn code_at() -> (u64, &'static [u8]) {
-    (OFFSET, code().bytes)
+/// The code, where it is in its page, and where the gate is to lead.
+pub(crate) fn code_at(ring0: Ring0) -> (u64, &'static [u8], u64) {
+    let code = code(ring0);
+    (code.gva % 4096, code.bytes, code.gva)
 }
 
 /// Where a thread is in that code.
@@ -158,7 +251,7 @@ pub(crate) fn code_at() -> (u64, &'static [u8]) {
 pub(crate) enum Spot {
     /// rax and rcx are the program's still.
     Begun,
-    /// They are in the slot.
+    /// They are in the slot, or on the stack.
     Saved,
     /// At the `out`.
     Exit,
@@ -166,9 +259,9 @@ pub(crate) enum Spot {
 
 impl Spot {
     /// `None` outside.
-    pub(crate) fn of(rip: u64) -> Option<Spot> {
-        let code = code();
-        let offset = rip.checked_sub(FAULT_GVA).filter(|offset| *offset < code.bytes.len() as u64)?;
+    pub(crate) fn of(ring0: Ring0, rip: u64) -> Option<Spot> {
+        let code = code(ring0);
+        let offset = rip.checked_sub(code.gva).filter(|offset| *offset < code.bytes.len() as u64)?;
         Some(match offset {
             _ if offset < code.saved => Spot::Begun,
             _ if offset < code.exit => Spot::Saved,
@@ -177,53 +270,40 @@ impl Spot {
     }
 }
 
-/// A page fault as the guest has posted it. All of it is what the calling process wants us to believe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is known of a page fault's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// All.
+    Address(u64),
+    /// The registers at the instruction that faulted, but for the bases.
+    Registers(Box<Registers>),
+}
+
+/// A page fault as the guest has posted it. Where ring 0 is emulated all of it is what the calling process wants us to believe.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faulting {
-    /// At the instruction that faulted; the bases are not known.
-    pub registers: Registers,
+    /// What it is about.
+    pub at: Where,
     /// It was to write.
     pub write: bool,
     /// It was to be fetched.
     pub exec: bool,
 }
 
-/// What the gate has pushed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pushed {
-    pub error_code: u32,
-    pub rip: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    /// 64-bit code of the program; other selectors are not offered.
-    pub is_users: bool,
-}
-
-impl Pushed {
-    pub(crate) fn read(memory: &SlotMemory) -> Pushed {
-        Pushed {
-            error_code: memory.get(slot::FRAME) as u32,
-            rip: memory.get(slot::FRAME + 8),
-            is_users: memory.get(slot::FRAME + 16) & 0xffff == u64::from(USER_CS),
-            rflags: memory.get(slot::FRAME_RFLAGS),
-            rsp: memory.get(slot::FRAME + 32),
-        }
-    }
-
-    /// Makes `registers` those at the instruction.
-    pub(crate) fn restore(&self, registers: &mut Registers) {
-        (registers.rip, registers.rflags, registers.rsp) = (self.rip, self.rflags, self.rsp);
-    }
+/// What the gate has pushed, where that is in the slot.
+pub(crate) fn pushed(memory: &SlotMemory) -> ExceptionFrame {
+    let word = |index: u64| memory.get(slot::FRAME + index * 8);
+    ExceptionFrame { error_code: word(0), rip: word(1), cs: word(2), rflags: word(3), rsp: word(4) }
 }
 
 impl Faulting {
     /// `None` if it is nothing that can be answered.
     pub(crate) fn read(memory: &SlotMemory) -> Option<Faulting> {
-        let pushed = Pushed::read(memory);
-        if !pushed.is_users {
+        let pushed = pushed(memory);
+        if !pushed.is_users() {
             return None;
         }
-        let mut registers = Registers {
+        let registers = Registers {
             rax: memory.get(slot::RAX),
             rbx: memory.get(slot::RBX),
             rcx: memory.get(slot::RCX),
@@ -239,22 +319,22 @@ impl Faulting {
             r13: memory.get(slot::R13),
             r14: memory.get(slot::R14),
             r15: memory.get(slot::R15),
+            rip: pushed.rip,
+            rflags: pushed.rflags,
+            rsp: pushed.rsp,
             ..Registers::default()
         };
-        pushed.restore(&mut registers);
-        let (write, exec) = (pushed.error_code & 2 != 0, pushed.error_code & 16 != 0);
-        Some(Faulting { registers, write, exec })
+        Some(Faulting::new(Where::Registers(Box::new(registers)), pushed.error_code))
     }
-}
 
-/// The vCPU was stopped in that code: makes `registers` those at the instruction that faulted, which will fault again if nothing was done about it.
-pub(crate) fn settle(spot: Spot, memory: &SlotMemory, registers: &mut Registers) {
-    if spot == Spot::Saved {
-        registers.rax = memory.get(slot::RAX);
-        registers.rcx = memory.get(slot::RCX);
+    /// The same from ring 0.
+    pub(crate) fn read_native(memory: &SlotMemory) -> Faulting {
+        Faulting::new(Where::Address(memory.get(slot::CR2)), memory.get(slot::FRAME))
     }
-    Pushed::read(memory).restore(registers);
-    memory.set_state(0);
+
+    fn new(at: Where, error_code: u64) -> Faulting {
+        Faulting { at, write: error_code & 2 != 0, exec: error_code & 16 != 0 }
+    }
 }
 
 #[cfg(test)]
@@ -262,13 +342,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_fits_behind_the_other() {
-        let code = code();
+    fn the_code_fits_where_it_belongs() {
         assert!(super::super::ride::code().0.len() as u64 <= OFFSET);
-        assert!(OFFSET + code.bytes.len() as u64 <= 4096);
-        assert_eq!(code.bytes[code.exit as usize..][..2], [0xe6, PORT_FAULT as u8]);
-        let spots = [0, code.saved, code.exit, code.bytes.len() as u64].map(|at| Spot::of(FAULT_GVA + at));
-        assert_eq!(spots, [Some(Spot::Begun), Some(Spot::Saved), Some(Spot::Exit), None]);
-        assert_eq!(Spot::of(0), None);
+        const { assert!(STUB_VECTORS + VECTORS * STUB_VECTOR_LEN <= STUB_FAULT) };
+        for (ring0, port) in [(Ring0::Native, PORT_NATIVE), (Ring0::Emulated, PORT_FAULT)] {
+            let code = code(ring0);
+            assert!(code.gva % 4096 + code.bytes.len() as u64 <= 4096);
+            assert_eq!(code.bytes[code.exit as usize..][..2], [0xe6, port as u8]);
+            let spots = [0, code.saved, code.exit, code.bytes.len() as u64];
+            let spots = spots.map(|at| Spot::of(ring0, code.gva + at));
+            assert_eq!(spots, [Some(Spot::Begun), Some(Spot::Saved), Some(Spot::Exit), None]);
+            assert_eq!(Spot::of(ring0, 0), None);
+        }
     }
 }

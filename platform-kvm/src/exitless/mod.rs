@@ -44,7 +44,7 @@ mod tests;
 
 use crate::kick::Gate;
 use crate::machine::rdtsc;
-pub use faulting::Faulting;
+pub use faulting::{Faulting, Where};
 use parking_lot::{Condvar, Mutex};
 use placement::Placement;
 use ride::Ride;

@@ -7,6 +7,7 @@
 //! 112  one word of stack                       (emulated ring 0)
 //! 120  switch save load mask                   for switching threads (emulated ring 0)
 //! 152  rbx rbp r12 r13 r14 r15                 of a thread at a page fault (emulated ring 0); its other registers are where a call has them
+//! 200  address of a page fault                 (native ring 0)
 //! 208  error code, rip, cs, rflags, rsp, ss    what the gate for page faults has pushed
 //! ```
 //! What a dispatcher reads and writes for every call is one cache line; every other line that it touches would cost the guest as much
@@ -51,14 +52,18 @@ pub(crate) const R12: u64 = 168;
 pub(crate) const R13: u64 = 176;
 pub(crate) const R14: u64 = 184;
 pub(crate) const R15: u64 = 192;
+/// The address of a page fault (native ring 0).
+pub(crate) const CR2: u64 = 200;
 /// Where the gate pushes, from the slot's end down: the error code, and the flags among the rest.
 pub(crate) const FRAME: u64 = 208;
 pub(crate) const FRAME_RFLAGS: u64 = FRAME + 24;
 
 /// In [`KIND`]: the call came from a patched site. Answering it clears that.
 pub(crate) const PATCHED: u32 = 2;
-/// In [`KIND`]: it is a page fault ([`super::faulting`]).
+/// In [`KIND`]: it is a page fault ([`super::faulting`]). Cleared whenever one ends, for calls leave it as it is.
 pub(crate) const FAULT: u32 = 4;
+/// In [`KIND`]: the same, from ring 0, with its address.
+pub(crate) const FAULT_AT: u32 = 6;
 
 // All even: no entry of a page table that is present looks like one of them, should a page ever be mistaken.
 /// The guest waits for somebody to claim the call.
@@ -85,8 +90,7 @@ pub struct Request<'a> {
     pub args: [u64; 6],
     /// It came from a patched call site ([`crate::PatchedEntry`]).
     pub patched: bool,
-    /// It is no call but a page fault: [`Request::faulting`].
-    pub fault: bool,
+    kind: u32,
     /// The vCPU that the calling thread runs on.
     pub vcpu: u32,
     memory: &'a SlotMemory,
@@ -99,9 +103,18 @@ impl Request<'_> {
         Answered::Told
     }
 
+    /// It is no call but a page fault.
+    pub fn is_fault(&self) -> bool {
+        matches!(self.kind, FAULT | FAULT_AT)
+    }
+
     /// The page fault that was posted. `None` if it is nothing that can be answered.
     pub fn faulting(&self) -> Option<Faulting> {
-        if self.fault { Faulting::read(self.memory) } else { None }
+        match self.kind {
+            FAULT => Faulting::read(self.memory),
+            FAULT_AT => Some(Faulting::read_native(self.memory)),
+            _ => None,
+        }
     }
 
     /// Where the guest goes on. Costs the guest time, and may be another the next time: ask once, and only if need be.
@@ -177,7 +190,7 @@ impl SlotMemory {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
             patched: kind == PATCHED,
-            fault: kind == FAULT,
+            kind,
             vcpu,
             memory: self,
         })

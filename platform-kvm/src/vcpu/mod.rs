@@ -270,8 +270,9 @@ impl Vcpu {
             return Ok(Left::Exit(exit));
         }
         let cr2 = self.sync().sregs.cr2;
+        let at_exit = |rip: u64| Spot::of(Ring0::Emulated, rip) == Some(Spot::Exit);
         if self.ring0 == Ring0::Emulated
-            && Spot::of(registers.rip.wrapping_sub(OUT_LEN)).or(Spot::of(registers.rip)) == Some(Spot::Exit)
+            && (at_exit(registers.rip) || at_exit(registers.rip.wrapping_sub(OUT_LEN)))
             && let Some(exit) = self.fault_by_exit(registers, cr2)
         {
             return Ok(Left::Exit(exit));
@@ -359,10 +360,8 @@ impl Vcpu {
             return Err(Error::StubFault { vector, error_code: frame.error_code, rip: frame.rip });
         }
         from_kvm(registers, regs);
-        registers.rip = frame.rip;
-        registers.rflags = frame.rflags;
-        registers.rsp = frame.rsp;
-        if frame.cs & 0xffff != u64::from(USER_CS) {
+        frame.restore(registers);
+        if !frame.is_users() {
             return Ok(not_offered());
         }
         Ok(exception(vector, frame.error_code as u32, cr2, frame.rflags))

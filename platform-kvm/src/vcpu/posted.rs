@@ -4,13 +4,14 @@ use super::convert::{exception, not_offered};
 use super::{Left, Vcpu};
 use crate::control::Control;
 use crate::error::Error;
-use crate::exitless::faulting::{self, Pushed, Spot};
+use crate::exitless::faulting::{self, Spot};
 use crate::exitless::ride::{self, Ride};
 use crate::exitless::slot::{self, SlotMemory};
 use crate::exitless::stub::{Place, Stub};
 use crate::exitless::{Answer, Dispatch};
 use crate::host_mode::Ring0;
 use crate::kick::Gate;
+use crate::layout::VECTOR_PAGE_FAULT;
 use crate::registers::{Exit, Registers};
 use crate::space::AddressSpace;
 use std::sync::{Arc, Weak};
@@ -63,9 +64,7 @@ impl Vcpu {
         {
             return Some(Place::Switching { saved });
         }
-        if self.ring0 == Ring0::Emulated
-            && let Some(spot) = Spot::of(rip)
-        {
+        if let Some(spot) = Spot::of(self.ring0, rip) {
             return Some(Place::Faulting(spot));
         }
         self.syscall_stub(control).place(rip.checked_sub(self.stub)?)
@@ -73,14 +72,29 @@ impl Vcpu {
 
     /// The code that posts page faults has left the guest with one that nobody has resolved.
     pub(super) fn fault_by_exit(&mut self, registers: &mut Registers, cr2: u64) -> Option<Exit> {
-        let memory = self.slot?;
-        let pushed = Pushed::read(&memory);
+        let pushed = faulting::pushed(&self.slot?);
         pushed.restore(registers);
-        Some(if pushed.is_users {
-            exception(14, pushed.error_code, cr2, pushed.rflags)
+        Some(if pushed.is_users() {
+            exception(VECTOR_PAGE_FAULT as u8, pushed.error_code as u32, cr2, pushed.rflags)
         } else {
             not_offered()
         })
+    }
+
+    /// The vCPU was stopped in that code: makes `registers` those at the instruction that faulted, which will fault again if nothing was done
+    /// about it.
+    fn settle_fault(&self, control: &Control, memory: &SlotMemory, registers: &mut Registers, spot: Spot) {
+        let (pushed, saved) = match self.ring0 {
+            Ring0::Native => {
+                (control.read_frame(self.index, VECTOR_PAGE_FAULT as u8), control.read_saved(self.index))
+            }
+            Ring0::Emulated => (faulting::pushed(memory), (memory.get(slot::RAX), memory.get(slot::RCX))),
+        };
+        if spot == Spot::Saved {
+            (registers.rax, registers.rcx) = saved;
+        }
+        pushed.restore(registers);
+        memory.end(0);
     }
 
     /// Whether the last call was posted and nobody came; asked once per call.
@@ -93,13 +107,14 @@ impl Vcpu {
     /// works on the slot.
     pub(crate) fn settle(
         &mut self,
+        control: &Control,
         registers: &mut Registers,
         place: Place,
         ride: Option<&Ride>,
     ) -> Result<Left, Error> {
         let Some(memory) = self.slot else { return Ok(Left::Nothing) };
         if let Place::Faulting(spot) = place {
-            faulting::settle(spot, &memory, registers);
+            self.settle_fault(control, &memory, registers, spot);
             return Ok(Left::Exit(Exit::Interrupted));
         }
         let switching = match place {

@@ -3,7 +3,7 @@
 use crate::lab::*;
 use crate::programs;
 use caisson_platform_kvm::{
-    AddressSpace, Answer, Answered, Change, Exit, Gpa, GuestThread, Registers, Request,
+    AddressSpace, Answer, Answered, Change, Exit, Gpa, GuestThread, Registers, Request, Ring0, Where,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,14 +43,20 @@ impl Answer for Mapping {
         }
         let request = claim()?;
         let Some(faulting) = request.faulting() else { return Some(Answered::Refused) };
-        let r = faulting.registers;
         assert!(faulting.write && !faulting.exec);
-        assert_eq!(r.rip, CODE + programs::TOUCHES_AT);
-        check_kept(&Registers { rip: 0, rflags: 0, ..r }, r.rbx, r.r12);
-        if self.refuse_every != 0 && r.rbx.is_multiple_of(self.refuse_every) {
+        let addr = match faulting.at {
+            Where::Address(addr) => addr,
+            Where::Registers(r) => {
+                assert_eq!(r.rip, CODE + programs::TOUCHES_AT);
+                check_kept(&r, r.rbx, r.r12);
+                r.rdi
+            }
+        };
+        let number = (addr - PLACE) / PAGE;
+        if self.refuse_every != 0 && number.is_multiple_of(self.refuse_every) {
             return Some(Answered::Refused);
         }
-        self.map(r.rdi);
+        self.map(addr);
         Some(Answered::Resolved)
     }
 }
@@ -162,7 +168,7 @@ pub fn faults_are_resolved_without_exit() {
                 "       {exits} of {count} faults by exit, {each} ns each, {:?}",
                 machine.dispatch_counters()
             );
-            if exits < count / 2 || std::thread::available_parallelism().is_ok_and(|n| n.get() < 2) {
+            if exits < count || std::thread::available_parallelism().is_ok_and(|n| n.get() < 2) {
                 return;
             }
             assert!(Instant::now() < deadline, "faults exit");
@@ -208,7 +214,8 @@ struct Credulous(Arc<AddressSpace>, Gpa);
 impl Answer for Credulous {
     fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
         let Some(faulting) = claim()?.faulting() else { return Some(Answered::Refused) };
-        let page = faulting.registers.rdi & !(PAGE - 1);
+        let Where::Registers(registers) = faulting.at else { return Some(Answered::Refused) };
+        let page = registers.rdi & !(PAGE - 1);
         let place = (PLACE..PLACE + (1 << 30)).contains(&page);
         Some(if place && self.0.map(page, self.1, PAGE, RW).is_ok() {
             Answered::Resolved
@@ -221,7 +228,7 @@ impl Answer for Credulous {
 /// Another thread of the process writes into the slots, and so into what the gate has pushed, all the time. Only that process may come to harm.
 pub fn faults_are_scribbled_over() {
     let lab = Lab::new();
-    if !lab.machine.posts_faults() {
+    if lab.machine.mode().ring0 == Ring0::Native || !lab.machine.posts_faults() {
         return;
     }
     lab.load(programs::touches());
@@ -262,7 +269,7 @@ pub fn faults_are_scribbled_over() {
 /// Whoever jumps into the code that posts faults, with whatever for a stack, harms nobody else.
 pub fn jump_into_the_code_that_posts_faults() {
     let lab = Lab::new();
-    if !lab.machine.posts_faults() {
+    if lab.machine.mode().ring0 == Ring0::Native || !lab.machine.posts_faults() {
         return;
     }
     lab.load(programs::call());

@@ -20,7 +20,7 @@ pub mod kvm;
 pub use caisson_platform_kvm::{
     Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, Faulting, FpuState, Frame,
     FrameRange, GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Registers,
-    Request, Switch, WindowAccess, WindowRange, rdtsc,
+    Request, Switch, Where, WindowAccess, WindowRange, rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};

@@ -13,7 +13,7 @@ use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, curren
 use crate::errno::SysResult;
 use crate::mm::{FaultOutcome, MemoryAccess};
 use crate::platform::{
-    Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space,
+    Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space, Where,
 };
 use crate::syscalls::{Args, exitless, numbers, table};
 use crate::wait;
@@ -99,15 +99,18 @@ impl Handover {
         let _current = current::lend(&mut held.for_current);
         let _declining = wait::declining();
         let mm = self.task.mm();
-        let mut code = [0; operand::LONGEST];
-        let rip = faulting.registers.rip;
-        let read = if faulting.exec { Ok(0) } else { mm.read_some(rip, &mut code) };
-        let code = code.get(..read.unwrap_or(0)).unwrap_or_default();
-        let Some(addr) = operand::address(&faulting, code) else { return Answered::Refused };
-        if held.last_fault.replace((rip, addr)) == Some((rip, addr)) {
-            // That was not it.
-            return Answered::Refused;
-        }
+        let addr = match &faulting.at {
+            Where::Address(addr) => Some(*addr),
+            Where::Registers(registers) => {
+                let addr = operand::address(&mm, registers, &faulting);
+                // If it was that the last time, too, that was not it.
+                addr.filter(|addr| {
+                    let this = (registers.rip, *addr);
+                    held.last_fault.replace(this) != Some(this)
+                })
+            }
+        };
+        let Some(addr) = addr else { return Answered::Refused };
         match mm.fault(addr, MemoryAccess::from_exit(faulting.write, faulting.exec)) {
             FaultOutcome::Resolved => Answered::Resolved,
             _ => Answered::Refused,
@@ -123,7 +126,7 @@ impl Answer for Handover {
             return None;
         }
         let request = claim()?;
-        if request.fault {
+        if request.is_fault() {
             return Some(self.answer_fault(&mut held, &request));
         }
         let args = Args(request.args);

@@ -7,18 +7,26 @@
 
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register, UsedMemory};
 
-use crate::platform::{Faulting, PAGE_SIZE};
+use crate::mm::Mm;
+use crate::platform::{Faulting, PAGE_SIZE, Registers};
 
 /// Bytes of the longest instruction.
-pub(super) const LONGEST: usize = 15;
+const LONGEST: usize = 15;
 
-/// The address that `faulting`, at an instruction that begins with `code`, is about.
-pub(super) fn address(faulting: &Faulting, code: &[u8]) -> Option<u64> {
+/// The address that the fault at these registers is about.
+pub(super) fn address(mm: &Mm, registers: &Registers, faulting: &Faulting) -> Option<u64> {
     if faulting.exec {
         // Or the next page, if the instruction reaches over there: then it faults again.
-        return Some(faulting.registers.rip);
+        return Some(registers.rip);
     }
-    let mut decoder = Decoder::with_ip(64, code, faulting.registers.rip, DecoderOptions::NONE);
+    let mut code = [0; LONGEST];
+    let read = mm.read_some(registers.rip, &mut code).ok()?;
+    accessed(registers, faulting.write, code.get(..read)?)
+}
+
+/// What an instruction that begins with `code` accesses, as a write or as a read.
+fn accessed(registers: &Registers, write: bool, code: &[u8]) -> Option<u64> {
+    let mut decoder = Decoder::with_ip(64, code, registers.rip, DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
         return None;
@@ -26,10 +34,10 @@ pub(super) fn address(faulting: &Faulting, code: &[u8]) -> Option<u64> {
     let mut factory = InstructionInfoFactory::new();
     let mut found = None;
     for memory in factory.info(&instruction).used_memory() {
-        if !may_be(memory.access(), faulting.write) {
+        if !may_be(memory.access(), write) {
             continue;
         }
-        let addr = one_page(memory, faulting)?;
+        let addr = one_page(memory, registers)?;
         if found.is_some_and(|other| other != addr) {
             return None;
         }
@@ -49,17 +57,16 @@ fn may_be(access: OpAccess, write: bool) -> bool {
 }
 
 /// Where that is, if it is in one page.
-fn one_page(memory: &UsedMemory, faulting: &Faulting) -> Option<u64> {
+fn one_page(memory: &UsedMemory, registers: &Registers) -> Option<u64> {
     if memory.vsib_size() != 0 {
         return None;
     }
-    let addr = memory.virtual_address(0, |register, _, _| value(register, faulting))?;
+    let addr = memory.virtual_address(0, |register, _, _| value(register, registers))?;
     let size = u64::try_from(memory.memory_size().size()).ok()?.max(1);
     (addr % PAGE_SIZE + size <= PAGE_SIZE).then_some(addr)
 }
 
-fn value(register: Register, faulting: &Faulting) -> Option<u64> {
-    let r = &faulting.registers;
+fn value(register: Register, r: &Registers) -> Option<u64> {
     let whole = match register.full_register() {
         Register::RAX => r.rax,
         Register::RBX => r.rbx,
@@ -91,7 +98,6 @@ fn value(register: Register, faulting: &Faulting) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::Registers;
 
     fn registers() -> Registers {
         Registers {
@@ -109,7 +115,7 @@ mod tests {
     }
 
     fn of(write: bool, code: &[u8]) -> Option<u64> {
-        address(&Faulting { registers: registers(), write, exec: false }, code)
+        accessed(&registers(), write, code)
     }
 
     #[test]
@@ -135,8 +141,6 @@ mod tests {
         for (what, write, code, expected) in cases {
             assert_eq!(of(write, code), Some(expected), "{what}");
         }
-        let fetch = Faulting { registers: registers(), write: false, exec: true };
-        assert_eq!(address(&fetch, &[]), Some(0x40_0000));
     }
 
     #[test]
@@ -168,8 +172,7 @@ mod tests {
                 chunk.iter_mut().zip(state.to_be_bytes()).for_each(|(to, from)| *to = from);
             }
             let registers = Registers { rax: state, rdi: !state, rsp: state << 7, ..registers() };
-            let faulting = Faulting { registers, write: state & 1 != 0, exec: false };
-            found += u32::from(address(&faulting, &code).is_some());
+            found += u32::from(accessed(&registers, state & 1 != 0, &code).is_some());
         }
         assert!((10_000..190_000).contains(&found), "{found}");
     }
