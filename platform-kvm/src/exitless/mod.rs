@@ -129,7 +129,7 @@ pub trait Answer: Send + Sync {
 pub struct DispatchCounters {
     /// Calls answered without an exit.
     pub answered: u64,
-    /// Those of them that a waiting thread has answered.
+    /// Calls and page faults that a waiting thread has answered.
     pub assisted: u64,
     /// Calls that were posted and sent back to be made by an exit.
     pub refused: u64,
@@ -548,7 +548,9 @@ impl Dispatch {
         self.counters.scarce.fetch_add(1, Ordering::Relaxed);
         let assisted = self.counters.assisted.load(Ordering::Relaxed);
         let others = self.assisted_before_pause.swap(assisted, Ordering::Relaxed) != assisted;
-        let answered = self.counters.answered.load(Ordering::Relaxed).saturating_sub(assisted);
+        let counters = [&self.counters.answered, &self.counters.faults];
+        let all: u64 = counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        let answered = all.saturating_sub(assisted);
         let before = self.answered_before_pause.swap(answered, Ordering::Relaxed);
         if answered.saturating_sub(before) >= u64::from(ENOUGH) {
             self.pause.store(FIRST_PAUSE, Ordering::Relaxed);
