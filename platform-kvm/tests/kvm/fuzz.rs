@@ -5,7 +5,10 @@
 //! can be repeated.
 
 use crate::lab::*;
-use caisson_platform_kvm::{Answer, Answered, Error, Exit, GuestThread, Registers, Request};
+use caisson_platform_kvm::{
+    AddressSpace, Answer, Answered, Change, Error, Exit, Faulting, Gpa, GuestThread, Registers, Request,
+    Where,
+};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,6 +16,11 @@ use std::time::{Duration, Instant};
 
 /// Where slots and stubs are while ring 0 is emulated.
 const SLOTS: u64 = 0x7fff_ffe0_0000;
+/// Where page faults are posted then.
+const FAULTS: u64 = SLOTS + 255 * PAGE + 0x800;
+/// Where pages come when they are touched.
+const FRESH: u64 = 0x5000_0000;
+const FRESH_PAGES: u64 = 4096;
 /// Entries into one program before it is replaced.
 const ENTRIES: u32 = 40;
 
@@ -37,8 +45,10 @@ impl Random {
 
     /// A number that may mean something.
     fn word(&mut self) -> u64 {
-        match self.below(8) {
+        match self.below(10) {
             0 => self.below(400),
+            8 => FAULTS + self.below(320),
+            9 => FRESH + self.below(FRESH_PAGES * PAGE),
             1 => SLOTS + self.below(0x6000),
             2 => CODE + self.below(PAGE),
             3 => STACK_TOP - self.below(PAGE),
@@ -120,16 +130,39 @@ fn registers(random: &mut Random) -> Registers {
 }
 
 /// Answers as it likes.
-struct Whatever(Mutex<Random>, AtomicU64);
+struct Whatever {
+    random: Mutex<Random>,
+    answers: AtomicU64,
+    space: Arc<AddressSpace>,
+    page: Gpa,
+}
+
+impl Whatever {
+    /// Perhaps a page is there afterwards.
+    fn fault(&self, faulting: &Faulting, random: &mut Random) -> Answered {
+        let addr = match &faulting.at {
+            Where::Address(addr) => *addr,
+            Where::Registers(registers) => random.pick(&[registers.rbx, registers.rsp.wrapping_sub(8)]),
+        };
+        let page = addr & !(PAGE - 1);
+        if (FRESH..FRESH + FRESH_PAGES * PAGE).contains(&page) && random.below(4) > 0 {
+            self.space.map(page, self.page, PAGE, RW).expect("map");
+        }
+        if random.below(3) > 0 { Answered::Resolved } else { Answered::Refused }
+    }
+}
 
 impl Answer for Whatever {
     fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
-        let mut random = self.0.lock();
+        let mut random = self.random.lock();
         if random.below(8) == 0 {
             return None;
         }
         let request = claim()?;
-        self.1.fetch_add(1, Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if let Some(faulting) = request.faulting() {
+            return Some(self.fault(&faulting, &mut random));
+        }
         let value = random.word();
         Some(match random.below(5) {
             0 => Answered::Leave(value),
@@ -163,6 +196,10 @@ fn run_programs(
             match exit {
                 Ok(Exit::Interrupted) if random.below(2) == 0 => {}
                 Ok(_) => {
+                    if random.below(16) == 0 {
+                        let fresh = FRESH..FRESH + FRESH_PAGES * PAGE;
+                        lab.space.revoke(&[Change::Unmap(fresh)]).expect("unmap");
+                    }
                     registers.rip = place + random.below(PAGE);
                     registers.rsp = STACK_TOP - 64;
                     (registers.fs_base, registers.gs_base) = (0, 0);
@@ -187,7 +224,12 @@ pub fn random_code() {
     let time = Duration::from_secs(number("CAISSON_FUZZ_SECONDS").unwrap_or(3));
     println!("       seed {seed}");
     let lab = Lab::new();
-    let answers = Arc::new(Whatever(Mutex::new(Random(seed)), AtomicU64::new(0)));
+    let answers = Arc::new(Whatever {
+        random: Mutex::new(Random(seed)),
+        answers: AtomicU64::new(0),
+        space: lab.space.clone(),
+        page: lab.arena.gpa(lab.frame()),
+    });
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| lab.machine.serve_calls());
@@ -226,6 +268,10 @@ pub fn random_code() {
         lab.machine.stop_serving();
         let programs: Vec<_> = runners.into_iter().map(|(runner, _)| runner.join()).collect();
         let programs: Vec<u64> = programs.into_iter().map(|ended| ended.expect("a guest thread")).collect();
-        println!("       {programs:?} programs, {} answers", answers.1.load(Ordering::Relaxed));
+        println!(
+            "       {programs:?} programs, {} answers, {:?}",
+            answers.answers.load(Ordering::Relaxed),
+            lab.machine.dispatch_counters()
+        );
     });
 }
