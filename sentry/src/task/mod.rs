@@ -13,6 +13,7 @@ pub mod birth;
 pub mod block;
 pub mod clone;
 pub mod context;
+mod cpu_meter;
 pub mod credentials;
 pub mod current;
 pub mod exception;

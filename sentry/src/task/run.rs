@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cpu_meter::CpuMeter;
 use super::handover::{Handover, Held, run_guest};
 use super::signal::deliver::{AfterSignals, deliver};
 use super::signal::{ExitStatus, SigInfo, Signal};
@@ -44,6 +45,7 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
     let mut held = handover.lock();
     let mut state = State::Attend;
     let mut left_guest = Instant::now();
+    let mut meter = CpuMeter::new(left_guest);
     let status = loop {
         state = match state {
             State::Guest if !rseq::enter(task, &mut held.local) => State::Attend,
@@ -57,7 +59,9 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
                 left_guest = Instant::now();
                 task.mm().reap();
                 let user = nanos(left_guest.saturating_duration_since(entered));
-                task.add_cpu_nanos(user.saturating_sub(local.ride.take_others()), system);
+                let user = user.saturating_sub(local.ride.take_others());
+                let (user, system) = meter.charge(user, system, left_guest);
+                task.add_cpu_nanos(user, system);
                 let Some(exit) = exit else {
                     state = State::Parked;
                     continue;

@@ -1,6 +1,6 @@
 //! What threads and processes have used (`getrusage(2)`, `wait4(2)`).
 //!
-//! Times and switches are counted by thread, page faults by address space. An address space hands its counts to the process when
+//! Times and switches are counted by thread (`cpu_meter` says how), page faults by address space. An address space hands its counts to the process when
 //! that lets go of it: at `execve`, and when its last thread ends. A process hands its own and its children's to its parent when it
 //! is waited for.
 //!
