@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             memory_limit_is_applied,
             cpus_limit_is_applied,
             input_is_read_to_its_end,
+            output_is_read_to_its_end,
             closing_input_ends_a_reader,
             null_io,
             detached_lifecycle,
@@ -348,6 +349,19 @@ fn input_is_read_to_its_end(bed: &Bed) -> Outcome {
     let run = bed.sh("cat; echo end").input(text.clone()).run().exited(0);
     assert_eq!(run.stdout.len(), text.len() + 4);
     assert!(run.stdout.starts_with(&text) && run.stdout.ends_with("end\n"));
+    Ok(())
+}
+
+/// The client hears of the exit long before it could write all of the output on.
+fn output_is_read_to_its_end(bed: &Bed) -> Outcome {
+    let container = bed.sh("seq 20000");
+    let _removed = container.handle();
+    let line = bed.ctr().args(container.words(&["--rm"])).words();
+    let run =
+        Command::new("sh").args(["-c", "\"$@\" | { sleep 0.7; cat; }", "sh"]).args(line).run().exited(0);
+    let numbers: String = (1..=20_000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(run.stdout.len(), numbers.len());
+    assert_eq!(run.stdout, numbers);
     Ok(())
 }
 

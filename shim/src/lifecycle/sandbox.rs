@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use caisson_proto::control as wire;
 use caisson_proto::control::launch::SeccompMode;
@@ -25,6 +25,10 @@ use crate::control::{ControlError, Unasked};
 use crate::launch::ExitKind;
 use crate::launch::gofer::RootfsMount;
 use crate::stdio::{Holds, Names, Streams, open};
+
+/// For how long a client that does not read a process's output delays the news of its exit, and one that reads slowly.
+const READER_STALLS: Duration = Duration::from_secs(2);
+const READING_LASTS: Duration = Duration::from_secs(10);
 
 /// What holds for the whole sandbox.
 #[derive(Debug)]
@@ -133,7 +137,10 @@ impl Sandbox {
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 match event {
-                    Unasked::Exit(exit) => this.exited(exit),
+                    Unasked::Exit(exit) => {
+                        this.output_read(&exit).await;
+                        this.exited(exit);
+                    }
                     Unasked::Oom(id) => drop(this.inner.table.lock().events.send(Event::Oom { id })),
                     Unasked::Gone(why) => {
                         log::info!("control connection: {why}");
@@ -207,6 +214,25 @@ impl Sandbox {
                 log::warn!("killing container {id}: {failure}");
             }
         });
+    }
+
+    /// Waits until the client has read what the process wrote, as long as it goes on reading.
+    async fn output_read(&self, exit: &wire::Exit) {
+        let Some(process) = &exit.process else { return };
+        let unread = || {
+            let mut table = self.inner.table.lock();
+            table.process(&process.container_id, &process.exec_id).map_or(0, |p| p.holds.unread())
+        };
+        let begun = Instant::now();
+        let (mut left, mut last_read, mut pause) = (unread(), begun, Duration::from_millis(1));
+        while left > 0 && last_read.elapsed() < READER_STALLS && begun.elapsed() < READING_LASTS {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+            let before = std::mem::replace(&mut left, unread());
+            if left != before {
+                last_read = Instant::now();
+            }
+        }
     }
 
     fn exited(&self, exit: wire::Exit) {

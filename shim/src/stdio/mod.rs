@@ -4,6 +4,7 @@
 //! - the writing end of stdin, so that the process sees no end of file when the client has not connected yet or containerd
 //!   restarts. `CloseIO` lets go of it.
 //! - the reading end of stdout and stderr, so that the process gets no `SIGPIPE` while containerd is away. The process's exit lets go of it.
+//!   Clients (`ctr`, for one) stop reading when they hear of the exit: so they hear of it when they have read all ([`Holds::unread`]).
 //!
 //! Read ends are opened first, so that opening never blocks.
 
@@ -74,6 +75,11 @@ impl Holds {
     /// Lets the process see the end of its input once the client's end is closed too.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
+    }
+
+    /// How many bytes of output the client has not read yet.
+    pub fn unread(&self) -> u64 {
+        self.outputs.iter().filter_map(|reader| rustix::io::ioctl_fionread(reader).ok()).sum()
     }
 
     /// Lets go of everything.
@@ -225,6 +231,7 @@ mod tests {
         // Nobody reads yet, and writing neither fails nor blocks.
         let mut writer = File::from(streams.stdout.unwrap());
         writer.write_all(b"early").unwrap();
+        assert_eq!(holds.unread(), 5);
         let mut reader = File::open(path("out")).unwrap();
         drop(writer);
         holds.release();
