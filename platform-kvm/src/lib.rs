@@ -19,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod arena;
+mod blob;
 mod control;
 mod cpu;
 mod cpu_features;

@@ -73,7 +73,10 @@ fn probe_with(machine: &Arc<Machine>, frames: FrameRange) -> Result<HostMode, Er
         return Err(ProbeError::Strange(format!("the guest read {first:#x}")).into());
     }
     machine.set_bases_in_ring3(run(machine, &mut vcpu, &space, mode, CODE + BASES_AT).is_ok());
-    probe_faults(machine, &space, mode)?;
+    if !probe_faults(machine, &mut vcpu, &space, mode) {
+        // Nobody knows in what state that one is.
+        vcpu = machine.new_vcpu_for_probe(ring0)?;
+    }
     let mut exit_ticks = u64::MAX;
     for _ in 0..EXITS {
         let before = rdtsc();
@@ -116,23 +119,20 @@ fn probe_ring0(machine: &Arc<Machine>, space: &AddressSpace) -> Result<Ring0, Er
     }
 }
 
-/// On a vCPU of its own. Whatever comes back but the fault as it was: faults exit.
-fn probe_faults(machine: &Arc<Machine>, space: &AddressSpace, mode: HostMode) -> Result<(), Error> {
-    let mut vcpu = machine.new_vcpu_for_probe(mode.ring0)?;
+/// Whether faults can be posted. Whatever comes back but the fault as it was: they exit, and the vCPU is not to be used again.
+fn probe_faults(machine: &Machine, vcpu: &mut Vcpu, space: &AddressSpace, mode: HostMode) -> bool {
     machine.post_faults(Some(mode.ring0));
     let nowhere = STACK + 4096;
     let mut registers = start(CODE + IRETQ_AT);
     registers.rdi = nowhere;
-    let exit = run_to_exit(machine, &mut vcpu, space, mode, &mut registers);
+    let exit = run_to_exit(machine, vcpu, space, mode, &mut registers);
     let as_expected = matches!(exit, Ok(Exit::PageFault { addr, write: false, exec: false, present: false }) if addr == nowhere)
         && registers.rip == CODE + IRETQ_AT + IRETQ.len() as u64
         && registers.rsp == STACK + 4096 - 16;
-    if as_expected {
-        machine.pool().give(vcpu);
-    } else {
+    if !as_expected {
         machine.post_faults(None);
     }
-    Ok(())
+    as_expected
 }
 
 /// Runs the program and returns what it read.

@@ -11,6 +11,7 @@
 //! is one of them.
 
 use super::slot::{self, SlotMemory};
+use crate::blob::blob;
 use crate::control::ExceptionFrame;
 use crate::host_mode::Ring0;
 use crate::layout::*;
@@ -186,31 +187,19 @@ struct Code {
     exit: u64,
 }
 
-macro_rules! code {
-    ($gva:expr, $start:ident $saved:ident $exit:ident $end:ident) => {{
-        unsafe extern "C" {
-            static $start: u8;
-            static $saved: u8;
-            static $exit: u8;
-            static $end: u8;
-        }
-        let start = &raw const $start;
-        let offset = |label: *const u8| label as usize - start as usize;
-        // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
-        let bytes = unsafe { std::slice::from_raw_parts(start, offset(&raw const $end)) };
-        let (saved, exit) = (offset(&raw const $saved) as u64, offset(&raw const $exit) as u64);
-        Code { gva: $gva, bytes, saved, exit }
-    }};
-}
-
 /// The version for a way of running ring 0.
 fn code(ring0: Ring0) -> Code {
-    match ring0 {
-        Ring0::Native => code!(CONTROL_GVA + STUB_FAULT,
-            caisson_faulting0_start caisson_faulting0_saved caisson_faulting0_exit caisson_faulting0_end),
-        Ring0::Emulated => code!(FAULT_GVA,
-            caisson_faulting_start caisson_faulting_saved caisson_faulting_exit caisson_faulting_end),
-    }
+    let (gva, (bytes, [saved, exit])) = match ring0 {
+        Ring0::Native => (
+            CONTROL_GVA + STUB_FAULT,
+            blob!(caisson_faulting0_start caisson_faulting0_saved caisson_faulting0_exit, caisson_faulting0_end),
+        ),
+        Ring0::Emulated => (
+            FAULT_GVA,
+            blob!(caisson_faulting_start caisson_faulting_saved caisson_faulting_exit, caisson_faulting_end),
+        ),
+    };
+    Code { gva, bytes, saved, exit }
 }
 
 /// The code, where it is in its page, and where the gate is to lead.

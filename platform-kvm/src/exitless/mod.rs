@@ -615,7 +615,7 @@ impl Dispatch {
             Some(Answered::Leave(result)) => memory.answer(result, slot::LEAVE),
             Some(Answered::Switch(switch)) => match ride::switch(memory, (answers, gate), ride, switch) {
                 Some(()) => _ = self.counters.switches.fetch_add(1, Ordering::Relaxed),
-                None => memory.set_state(slot::REFUSED),
+                None => memory.end(slot::REFUSED),
             },
             Some(Answered::Resolved) => {
                 memory.end(slot::DONE);

@@ -28,6 +28,7 @@
 
 use super::slot::{self, SlotMemory};
 use super::{Answer, Dispatch};
+use crate::blob::blob;
 use crate::error::Error;
 use crate::fpu::FpuState;
 use crate::kick::Gate;
@@ -188,16 +189,8 @@ const SWITCH_GVA: u64 = USER_REGION_GVA + USER_REGION_SWITCH as u64 * 4096;
 
 /// The code that switches, and where in it everything has been saved.
 pub(crate) fn code() -> (&'static [u8], u64) {
-    unsafe extern "C" {
-        static caisson_switch_start: u8;
-        static caisson_switch_saved: u8;
-        static caisson_switch_end: u8;
-    }
-    let start = &raw const caisson_switch_start;
-    let offset = |label: *const u8| label as usize - start as usize;
-    // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
-    let code = unsafe { std::slice::from_raw_parts(start, offset(&raw const caisson_switch_end)) };
-    (code, offset(&raw const caisson_switch_saved) as u64)
+    let (code, [saved]) = blob!(caisson_switch_start caisson_switch_saved, caisson_switch_end);
+    (code, saved)
 }
 
 /// Where a thread is in that code: whether its registers are saved. `None` outside.

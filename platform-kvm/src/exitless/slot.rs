@@ -88,8 +88,6 @@ pub struct Request<'a> {
     pub number: u64,
     /// rdi, rsi, rdx, r10, r8, r9.
     pub args: [u64; 6],
-    /// It came from a patched call site ([`crate::PatchedEntry`]).
-    pub patched: bool,
     kind: u32,
     /// The vCPU that the calling thread runs on.
     pub vcpu: u32,
@@ -101,6 +99,11 @@ impl Request<'_> {
     pub fn done(self, result: u64) -> Answered {
         self.memory.answer(result, DONE);
         Answered::Told
+    }
+
+    /// It came from a patched call site ([`crate::PatchedEntry`]).
+    pub fn is_patched(&self) -> bool {
+        self.kind == PATCHED
     }
 
     /// It is no call but a page fault.
@@ -185,12 +188,10 @@ impl SlotMemory {
     /// Takes a posted call, if it is still posted.
     pub(crate) fn claim(&self, vcpu: u32) -> Option<Request<'_>> {
         self.half(STATE).compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        let kind = self.half(KIND).load(Ordering::Relaxed);
         Some(Request {
             number: self.get(RAX),
             args: [RDI, RSI, RDX, R10, R8, R9].map(|offset| self.get(offset)),
-            patched: kind == PATCHED,
-            kind,
+            kind: self.half(KIND).load(Ordering::Relaxed),
             vcpu,
             memory: self,
         })

@@ -16,6 +16,7 @@
 
 use super::faulting::Spot;
 use super::slot;
+use crate::blob::blob;
 use crate::layout::{PORT_ANSWERED, PORT_SYSCALL, USER_SLOT_TO_STUB};
 use core::arch::global_asm;
 
@@ -247,52 +248,29 @@ pub(crate) enum Place {
     },
 }
 
-macro_rules! stub {
-    ($start:ident $saved:ident $posted:ident $answered:ident $unmade:ident $call:ident $patched:ident $away:ident
-     $back:ident $end:ident) => {{
-        unsafe extern "C" {
-            static $start: u8;
-            static $saved: u8;
-            static $posted: u8;
-            static $answered: u8;
-            static $unmade: u8;
-            static $call: u8;
-            static $patched: u8;
-            static $away: u8;
-            static $back: u8;
-            static $end: u8;
-        }
-        let start = &raw const $start;
-        let offset = |label: *const u8| label as usize - start as usize;
-        // SAFETY: both labels are in the read-only section above, in this order, and everything between them is initialised.
-        let code = unsafe { std::slice::from_raw_parts(start, offset(&raw const $end)) };
-        Stub {
-            code,
-            saved: offset(&raw const $saved) as u64,
-            posted: offset(&raw const $posted) as u64,
-            answered: offset(&raw const $answered) as u64,
-            unmade: offset(&raw const $unmade) as u64,
-            call: offset(&raw const $call) as u64,
-            patched: offset(&raw const $patched) as u64,
-            away: offset(&raw const $away) as u64,
-            back: offset(&raw const $back) as u64,
-        }
-    }};
-}
-
 impl Stub {
     /// The ring-0 version.
     pub(crate) fn native() -> Stub {
-        stub!(caisson_exitless_native_start caisson_exitless_native_saved caisson_exitless_native_posted
-              caisson_exitless_native_answered caisson_exitless_native_unmade caisson_exitless_native_call caisson_exitless_native_patched
-              caisson_exitless_native_away caisson_exitless_native_back caisson_exitless_native_end)
+        Stub::new(
+            blob!(caisson_exitless_native_start caisson_exitless_native_saved caisson_exitless_native_posted
+            caisson_exitless_native_answered caisson_exitless_native_unmade caisson_exitless_native_call
+            caisson_exitless_native_patched caisson_exitless_native_away caisson_exitless_native_back,
+            caisson_exitless_native_end),
+        )
     }
 
     /// The ring-3 version.
     pub(crate) fn user() -> Stub {
-        stub!(caisson_exitless_user_start caisson_exitless_user_saved caisson_exitless_user_posted
-              caisson_exitless_user_answered caisson_exitless_user_unmade caisson_exitless_user_call caisson_exitless_user_patched
-              caisson_exitless_user_away caisson_exitless_user_back caisson_exitless_user_end)
+        Stub::new(blob!(caisson_exitless_user_start caisson_exitless_user_saved caisson_exitless_user_posted
+            caisson_exitless_user_answered caisson_exitless_user_unmade caisson_exitless_user_call
+            caisson_exitless_user_patched caisson_exitless_user_away caisson_exitless_user_back,
+            caisson_exitless_user_end))
+    }
+
+    /// Of the labels in the order of the code.
+    fn new((code, labels): (&'static [u8], [u64; 8])) -> Stub {
+        let [saved, posted, answered, unmade, call, patched, away, back] = labels;
+        Stub { code, saved, posted, unmade, answered, call, patched, away, back }
     }
 
     /// The code for a slot at this guest-virtual address.

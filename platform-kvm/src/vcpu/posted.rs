@@ -71,7 +71,7 @@ impl Vcpu {
     }
 
     /// The code that posts page faults has left the guest with one that nobody has resolved.
-    pub(super) fn fault_by_exit(&mut self, registers: &mut Registers, cr2: u64) -> Option<Exit> {
+    pub(super) fn fault_by_exit(&self, registers: &mut Registers, cr2: u64) -> Option<Exit> {
         let pushed = faulting::pushed(&self.slot?);
         pushed.restore(registers);
         Some(if pushed.is_users() {

@@ -137,7 +137,7 @@ impl Answer for Handover {
         };
         let Held { local, own, for_current, last_fault } = &mut *held;
         *last_fault = None;
-        if !request.patched && local.patches.called(request.rip()) {
+        if !request.is_patched() && local.patches.called(request.rip()) {
             // Its thread patches the site on the way.
             return Some(Answered::Refused);
         }

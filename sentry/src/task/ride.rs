@@ -206,7 +206,9 @@ impl Handover {
         let carrier = (!back).then(|| self.task().kicker.clone());
         let parked = Parked { home: Arc::downgrade(self), carrier };
         let task = self.task();
-        match task.kernel().futexes().enqueue(task, &task.mm(), wish, Some(parked)) {
+        let (mm, futexes) = (task.mm(), task.kernel().futexes());
+        let queued = mm.futex_key(wish.word.addr, wish.word.scope);
+        match queued.and_then(|key| futexes.enqueue(task, &mm, key, wish, Some(parked))) {
             Ok(sleeper) => local.ride.wait = Some(sleeper),
             Err(_) => {
                 rseq::leave(next, now);

@@ -138,6 +138,7 @@ impl Sandbox {
             while let Some(event) = events.recv().await {
                 match event {
                     Unasked::Exit(exit) => {
+                        // Those behind it wait, too: exits are told in order.
                         this.output_read(&exit).await;
                         this.exited(exit);
                     }

@@ -216,22 +216,9 @@ impl Futexes {
         bitset: u32,
         deadline: Option<Instant>,
     ) -> SysResult {
-        if bitset == 0 {
-            return Err(Errno::EINVAL);
-        }
-        let mm = task.mm();
-        mm.futex_key(word.addr, word.scope)?;
-        if mm.load_u32(word.addr)? != expected {
-            if wait::may_sleep() {
-                task.kernel().platform().passed();
-            }
-            return Err(Errno::EAGAIN);
-        }
-        if wait::decline() {
-            return Err(Errno::ERESTARTSYS);
-        }
-        task.waiter().arm();
-        let sleeper = self.enqueue(task, &mm, Wish { word, expected, bitset }, None)?;
+        let (mm, wish) = (task.mm(), Wish { word, expected, bitset });
+        let key = self.before_wait(task, &mm, &wish)?;
+        let sleeper = self.enqueue(task, &mm, key, wish, None)?;
         self.sleep(task, &[sleeper], deadline).map(drop)
     }
 
@@ -239,10 +226,25 @@ impl Futexes {
     /// [`Futexes::wait`].
     pub fn park(&self, ctx: &mut SyscallContext<'_>, wish: Wish) -> SysResult {
         let (task, mm) = (ctx.task, ctx.task.mm());
+        let key = self.before_wait(task, &mm, &wish).inspect_err(|errno| {
+            if *errno == Errno::ERESTARTSYS {
+                ride::wish(wish);
+            }
+        })?;
+        let parked = Parked { home: ctx.local.ride.home.clone(), carrier: None };
+        let sleeper = self.enqueue(task, &mm, key, wish, Some(parked))?;
+        ctx.local.ride.wait = Some(sleeper);
+        ctx.local.after = AfterCall::Park;
+        Ok(())
+    }
+
+    /// What can be said before the thread is put into its bucket: `EAGAIN`, and `ERESTARTSYS` for who may not sleep. Faults the page in
+    /// before a lock is held.
+    fn before_wait(&self, task: &Task, mm: &Mm, wish: &Wish) -> SysResult<FutexKey> {
         if wish.bitset == 0 {
             return Err(Errno::EINVAL);
         }
-        mm.futex_key(wish.word.addr, wish.word.scope)?;
+        let key = mm.futex_key(wish.word.addr, wish.word.scope)?;
         if mm.load_u32(wish.word.addr)? != wish.expected {
             if wait::may_sleep() {
                 task.kernel().platform().passed();
@@ -250,15 +252,10 @@ impl Futexes {
             return Err(Errno::EAGAIN);
         }
         if wait::decline() {
-            ride::wish(wish);
             return Err(Errno::ERESTARTSYS);
         }
         task.waiter().arm();
-        let parked = Parked { home: ctx.local.ride.home.clone(), carrier: None };
-        let sleeper = self.enqueue(task, &mm, wish, Some(parked))?;
-        ctx.local.ride.wait = Some(sleeper);
-        ctx.local.after = AfterCall::Park;
-        Ok(())
+        Ok(key)
     }
 
     /// Sleeps until one of `sleepers` is woken and returns its index; takes the others out of their buckets.
@@ -397,8 +394,13 @@ impl Futexes {
         let mut sleepers = Vec::with_capacity(words.len());
         task.waiter().arm();
         for (word, expected) in words {
-            match self.enqueue(task, &mm, Wish { word: *word, expected: *expected, bitset: MATCH_ANY }, None)
-            {
+            let wish = Wish { word: *word, expected: *expected, bitset: MATCH_ANY };
+            let queued = mm.futex_key(word.addr, word.scope).and_then(|key| {
+                // Faults the page in before a lock is held.
+                mm.load_u32(word.addr)?;
+                self.enqueue(task, &mm, key, wish, None)
+            });
+            match queued {
                 Ok(sleeper) => sleepers.push(sleeper),
                 Err(errno) => {
                     for sleeper in &sleepers {
@@ -412,17 +414,15 @@ impl Futexes {
         self.sleep(task, &sleepers, deadline)
     }
 
-    /// Puts the thread into its bucket, if the word holds what is expected (`EAGAIN` otherwise).
+    /// Puts the thread into the bucket of `key`, which is the word's, if that holds what is expected (`EAGAIN` otherwise).
     pub(super) fn enqueue(
         &self,
         task: &Task,
         mm: &Mm,
+        key: FutexKey,
         Wish { word, expected, bitset }: Wish,
         parked: Option<Parked>,
     ) -> SysResult<Arc<Sleeper>> {
-        let key = mm.futex_key(word.addr, word.scope)?;
-        // Faults the page in before a lock is held.
-        mm.load_u32(word.addr)?;
         let mut bucket = self.bucket(self.index(&key))?;
         if mm.load_u32(word.addr)? != expected {
             return Err(Errno::EAGAIN);
