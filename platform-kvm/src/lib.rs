@@ -51,8 +51,8 @@ pub use arena::{
 pub use cpu_features::cpu_features;
 pub use error::{Error, Fault, OutOfMemory, ProbeError};
 pub use exitless::{
-    Answer, Answered, Boarding, DispatchCounters, Faulting, LooseSlot, PatchedEntry, Place, Request, Switch,
-    Where,
+    Answer, Answered, Boarding, DispatchCounters, Faulting, LooseSlot, PatchedEntry, Place, Posted, Request,
+    Switch, Where,
 };
 pub use fpu::FpuState;
 pub use host_mode::{HostMode, Paging, Ring0};

@@ -36,7 +36,7 @@
 //! - `revoke` never unlinks tables of a live space; only dropping the space does;
 //! - a 2 MiB leaf is replaced by another block's, or by a table, after a full flush only: [`crate::large`].
 
-use crate::arena::{FrameRange, Gpa, PAGE_SIZE};
+use crate::arena::{FrameRange, Gpa, KEPT_DIRTY, PAGE_SIZE};
 use crate::error::Error;
 use crate::host_mode::Paging;
 use crate::machine::Machine;
@@ -53,6 +53,9 @@ const FLUSH_RANGES: usize = 128;
 /// less than another call.
 const MERGE_GAP: u64 = 8 * PAGE_SIZE;
 
+/// Telling the host that it may take so many frames, one by one, costs as much as other ways to notify.
+const FEW: u32 = 256;
+
 /// What a pass over the tables has done so far.
 struct Pass {
     shadow: bool,
@@ -62,6 +65,8 @@ struct Pass {
     data: Vec<Range<u64>>,
     /// Guest-physical ranges whose contents nobody needs, sorted, and whether an entry of them lost rights.
     spent: Vec<(Range<u64>, bool)>,
+    /// What the host is told about those.
+    advice: i32,
     /// Entries to write when nobody can use the old ones any more.
     later: Vec<(Table, usize, u64)>,
     unlinked: Vec<Table>,
@@ -103,12 +108,6 @@ impl AddressSpace {
         }
         check(changes)?;
         let _tree = self.tree.lock();
-        let spent = spent.iter().map(|range| {
-            let start = self.machine.arena().gpa(range.first).0;
-            (start..start + u64::from(range.count) * PAGE_SIZE, false)
-        });
-        let mut spent = spent.collect::<Vec<_>>();
-        spent.sort_unstable_by_key(|(range, _)| range.start);
         let mut pass = self.change_entries(changes, spent);
         if !pass.lost {
             return Ok(Some(Stragglers::default()));
@@ -121,7 +120,7 @@ impl AddressSpace {
 
     /// `revoke` for a caller that holds the `tree` lock and has checked the ranges.
     pub(crate) fn revoke_locked(&self, changes: &[Change]) -> Result<(), Error> {
-        let mut pass = self.change_entries(changes, Vec::new());
+        let mut pass = self.change_entries(changes, &[]);
         if !pass.lost {
             return Ok(());
         }
@@ -130,12 +129,14 @@ impl AddressSpace {
         self.finish(&mut pass)
     }
 
-    fn change_entries(&self, changes: &[Change], spent: Vec<(Range<u64>, bool)>) -> Pass {
+    fn change_entries(&self, changes: &[Change], spent: &[FrameRange]) -> Pass {
+        let (spent, advice) = self.advised(spent);
         let mut pass = Pass {
             shadow: self.machine.mode().paging == Paging::Shadow,
             lost: false,
             data: Vec::new(),
             spent,
+            advice,
             later: Vec::new(),
             unlinked: Vec::new(),
             out_of_memory: false,
@@ -147,6 +148,25 @@ impl AddressSpace {
             }
         }
         pass
+    }
+
+    /// The ranges of frames that nobody needs, sorted, and by what advice the host is notified about them; none if they are too many for the one
+    /// and too few for the other.
+    fn advised(&self, spent: &[FrameRange]) -> (Vec<(Range<u64>, bool)>, i32) {
+        let frames = spent.iter().fold(0, |sum: u32, range| sum.saturating_add(range.count));
+        let advice = match frames {
+            0..=FEW => libc::MADV_FREE,
+            // They are given back when they are free, by just that.
+            _ if frames > KEPT_DIRTY => libc::MADV_DONTNEED,
+            _ => return (Vec::new(), 0),
+        };
+        let of_frames = |range: &FrameRange| {
+            let start = self.machine.arena().gpa(range.first).0;
+            (start..start + u64::from(range.count) * PAGE_SIZE, false)
+        };
+        let mut ranges = spent.iter().map(of_frames).collect::<Vec<_>>();
+        ranges.sort_unstable_by_key(|(range, _)| range.start);
+        (ranges, advice)
     }
 
     /// What comes after the vCPUs.
@@ -399,12 +419,12 @@ fn restrict_in(slot: &AtomicU64, keep: Perms) -> u64 {
 
 /// Makes KVM drop its translations to guest-physical ranges, by MMU notifiers: frames become read-only for the host for a
 /// moment (which other users of the arena bear, see [`crate::arena`]'s toggles), the host is told that it may take the contents of
-/// those that are spent, file mappings drop the host's own page-table entries. If the host forbids either, everything is flushed.
+/// those that are spent, or must if they are many, file mappings drop the host's own page-table entries. If the host forbids either, everything is flushed.
 fn drop_translations(machine: &Machine, pass: &mut Pass) -> Result<(), Error> {
     let spent = pass.spent.iter().filter(|(_, lost)| *lost).map(|(range, _)| range);
     let merged = merged(&mut pass.data, machine.arena().window_start().0);
     if merged.len() + spent.clone().count() > FLUSH_RANGES
-        || spent.clone().any(|range| !notify_spent(machine, range))
+        || spent.clone().any(|range| !notify_spent(machine, range, pass.advice))
         || merged.iter().any(|range| !notify(machine, range))
     {
         return machine.flush_everything();
@@ -431,14 +451,14 @@ fn merged(ranges: &mut Vec<Range<u64>>, windows: u64) -> Vec<Range<u64>> {
     merged
 }
 
-/// Whether the notifier has run for a range of frames whose contents the host may take.
-fn notify_spent(machine: &Machine, range: &Range<u64>) -> bool {
+/// Whether the notifier has run for a range of frames whose contents nobody needs.
+fn notify_spent(machine: &Machine, range: &Range<u64>, advice: i32) -> bool {
     let arena = machine.arena();
     let len = range.end - range.start;
     let (Some(offset), Ok(bytes)) = (arena.offset_of(Gpa(range.start), len), usize::try_from(len)) else {
         return false;
     };
-    Gpa(range.end) <= arena.window_start() && arena.memory().advise(offset, bytes, libc::MADV_FREE).is_ok()
+    Gpa(range.end) <= arena.window_start() && arena.memory().advise(offset, bytes, advice).is_ok()
 }
 
 /// Whether the notifier has run for the range.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 pub(super) const BLOCK: u32 = 512;
 const MAX_ORDER: usize = 9;
 /// Dirty frames kept for reuse (4 MiB).
-const DIRTY_MAX: u32 = 1024;
+pub(crate) const KEPT_DIRTY: u32 = 1024;
 /// A count from here on is never decremented: the frame leaks instead of being freed under somebody.
 const PINNED: u32 = 1 << 31;
 /// As many frames as are cleared by the kernel: more cost it more than what that saves.
@@ -294,10 +294,10 @@ impl Frames {
             let mut lists = self.lists.lock();
             lists.dirty.push(run);
             lists.dirty_frames += run.count;
-            lists.dirty_frames > DIRTY_MAX
+            lists.dirty_frames > KEPT_DIRTY
         };
         if overflow {
-            self.drain(DIRTY_MAX / 2);
+            self.drain(KEPT_DIRTY / 2);
         }
     }
 

@@ -22,6 +22,7 @@ mod windows;
 
 use crate::error::{Error, OutOfMemory};
 use frames::Frames;
+pub(crate) use frames::KEPT_DIRTY;
 use free_runs::FreeRuns;
 use parking_lot::Mutex;
 use reservation::Reservation;

@@ -50,7 +50,7 @@ use placement::Placement;
 use ride::Ride;
 pub use ride::{Boarding, Place, Switch};
 use slot::SlotMemory;
-pub use slot::{LooseSlot, Request};
+pub use slot::{LooseSlot, Posted, Request};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Weak};
 pub use stub::PatchedEntry;
@@ -110,9 +110,9 @@ pub enum Answered {
 
 /// A guest thread's side of the kernel, as dispatchers see it.
 pub trait Answer: Send + Sync {
-    /// Called by a dispatcher that saw a posted call. Takes the call by `claim`, which gives `None` when it is gone, and must
+    /// Called by a dispatcher that saw a posted call. Takes the call by [`Posted::claim`], which gives `None` when it is gone, and must
     /// then answer it. `None`: not now (the thread's state is in other hands).
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered>;
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered>;
 
     /// Whether the calling dispatcher holds somebody back, woken by a call that it has just answered, because the caller is likely to wait next
     /// and could hand its vCPU over.
@@ -606,7 +606,7 @@ impl Dispatch {
     fn serve_call(&self, bound: &mut Bound, answer: &dyn Answer, vcpu: u32) -> bool {
         let Bound { memory, answer: answers, gate, ride } = bound;
         self.answering.fetch_add(1, Ordering::Relaxed);
-        let answered = answer.answer(&|| memory.claim(vcpu));
+        let answered = answer.answer(&Posted::new(memory, vcpu));
         self.answering.fetch_sub(1, Ordering::Relaxed);
         match answered {
             None => return false,

@@ -3,7 +3,7 @@
 use crate::lab::*;
 use crate::programs;
 use caisson_platform_kvm::{
-    AddressSpace, Answer, Answered, Exit, GuestThread, PatchedEntry, Registers, Request, Ring0,
+    AddressSpace, Answer, Answered, Exit, GuestThread, PatchedEntry, Posted, Registers, Ring0,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,11 +35,11 @@ impl Counting {
 }
 
 impl Answer for Counting {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         if self.outside.load(Ordering::SeqCst) {
             return None;
         }
-        let request = claim()?;
+        let request = posted.claim()?;
         if request.number != COUNT {
             return Some(Answered::Refused);
         }
@@ -305,11 +305,11 @@ struct Dropping {
 }
 
 impl Answer for Dropping {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         if self.outside.load(Ordering::SeqCst) {
             return None;
         }
-        let request = claim()?;
+        let request = posted.claim()?;
         if request.number != COUNT {
             return Some(Answered::Refused);
         }

@@ -3,7 +3,7 @@
 use crate::lab::*;
 use crate::programs;
 use caisson_platform_kvm::{
-    AddressSpace, Answer, Answered, Change, Exit, Gpa, GuestThread, Registers, Request, Ring0, Where,
+    AddressSpace, Answer, Answered, Change, Exit, Gpa, GuestThread, Posted, Registers, Ring0, Where,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,11 +37,11 @@ impl Mapping {
 }
 
 impl Answer for Mapping {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         if self.outside.load(Ordering::SeqCst) {
             return None;
         }
-        let request = claim()?;
+        let request = posted.claim()?;
         let Some(faulting) = request.faulting() else { return Some(Answered::Refused) };
         assert!(faulting.write && !faulting.exec);
         let addr = match faulting.at {
@@ -212,8 +212,8 @@ pub fn kicks_of_a_guest_whose_faults_are_resolved() {
 struct Credulous(Arc<AddressSpace>, Gpa);
 
 impl Answer for Credulous {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
-        let Some(faulting) = claim()?.faulting() else { return Some(Answered::Refused) };
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
+        let Some(faulting) = posted.claim()?.faulting() else { return Some(Answered::Refused) };
         let Where::Registers(registers) = faulting.at else { return Some(Answered::Refused) };
         let page = registers.rdi & !(PAGE - 1);
         let place = (PLACE..PLACE + (1 << 30)).contains(&page);

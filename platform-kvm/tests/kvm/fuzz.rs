@@ -6,8 +6,7 @@
 
 use crate::lab::*;
 use caisson_platform_kvm::{
-    AddressSpace, Answer, Answered, Change, Error, Exit, Faulting, Gpa, GuestThread, Registers, Request,
-    Where,
+    AddressSpace, Answer, Answered, Change, Error, Exit, Faulting, Gpa, GuestThread, Posted, Registers, Where,
 };
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -153,12 +152,12 @@ impl Whatever {
 }
 
 impl Answer for Whatever {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         let mut random = self.random.lock();
         if random.below(8) == 0 {
             return None;
         }
-        let request = claim()?;
+        let request = posted.claim()?;
         self.answers.fetch_add(1, Ordering::Relaxed);
         if let Some(faulting) = request.faulting() {
             return Some(self.fault(&faulting, &mut random));

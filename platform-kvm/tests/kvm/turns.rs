@@ -2,7 +2,7 @@
 
 use crate::lab::*;
 use crate::programs;
-use caisson_platform_kvm::{Answer, Answered, Exit, GuestThread, Place, Registers, Request, Ring0, Switch};
+use caisson_platform_kvm::{Answer, Answered, Exit, GuestThread, Place, Posted, Registers, Ring0, Switch};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -65,9 +65,9 @@ struct Turner {
 }
 
 impl Answer for Turner {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         let mut pair = self.pair.try_lock()?;
-        let request = claim()?;
+        let request = posted.claim()?;
         if request.number != COUNT {
             return Some(Answered::Refused);
         }

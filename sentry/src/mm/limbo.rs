@@ -22,8 +22,6 @@ use crate::platform::{Arena, Change, FrameRange, InPlace, Stragglers};
 const MAX_PAGES: u64 = 1024;
 /// Revocations that may wait, with or without pages.
 const MAX_ENTRIES: u64 = 1024;
-/// From so many pages on the host takes them back anyway, and is not told about them one by one before.
-const MANY: u64 = 256;
 
 /// See the module's documentation. A leaf lock.
 pub(super) struct Limbo {
@@ -159,8 +157,7 @@ impl Mm {
             run.ownership == Ownership::Exclusive
                 && (run.page..run.end()).all(|page| self.arena.is_unique(run.frame(page)))
         };
-        let few = going.iter().map(|run| u64::from(run.count)).sum::<u64>() <= MANY;
-        let spent: Vec<FrameRange> = going.iter().filter(|_| few).filter(unneeded).map(Run::frames).collect();
+        let spent: Vec<FrameRange> = going.iter().filter(unneeded).map(Run::frames).collect();
         match self.space.revoke_in_place(changes, &spent) {
             Ok(InPlace::Done) => Ok(()),
             Ok(InPlace::Stragglers(stragglers)) => {

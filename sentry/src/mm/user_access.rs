@@ -210,6 +210,9 @@ impl Mm {
             if addr >= GVA_END {
                 return Err(Errno::EFAULT);
             }
+            if let Some(gpa) = self.entered_for_writing(addr, len) {
+                return done(act(gpa, len), len);
+            }
             if let Some(vma) = state.vmas.find(addr) {
                 return self.with_piece_of(vma, addr, len, access, act);
             }
@@ -231,11 +234,15 @@ impl Mm {
     ) -> SysResult<(usize, usize)> {
         let (piece, _pin) = self.find_piece(vma, addr, len, access)?;
         let len = clamp(piece.len.min(vma.end - addr), len);
-        match act(piece.gpa, len) {
-            Ok(()) => Ok((len, len)),
-            Err(fault) if fault.done > 0 => Ok((fault.done.min(len), len)),
-            Err(_) => Err(Errno::EFAULT),
-        }
+        done(act(piece.gpa, len), len)
+    }
+
+    /// The memory at `addr`, if `len` bytes of it are in one page that guest code may write to now. Nothing else need be looked at then: the entry is no more
+    /// generous than the VMA, and the memory, be it private or an object's, stays what it is while the caller holds `state`.
+    fn entered_for_writing(&self, addr: u64, len: usize) -> Option<Gpa> {
+        let within_page = len as u64 <= PAGE_SIZE - addr % PAGE_SIZE;
+        let (gpa, perms) = within_page.then(|| self.space.lookup(addr)).flatten()?;
+        perms.contains(Perms::R | Perms::W).then_some(gpa)
     }
 
     fn find_piece(
@@ -298,6 +305,15 @@ impl Mm {
         let bytes = piece.len.min(len as u64) + piece.gpa.0 % PAGE_SIZE;
         let count = u32::try_from(bytes.div_ceil(PAGE_SIZE)).ok()?;
         Some(PinnedFrames::new(self.arena, FrameRange { first, count }))
+    }
+}
+
+/// Of `len` bytes that were asked for, those done, both; `EFAULT` if the first is not there any more.
+fn done(acted: Result<(), Fault>, len: usize) -> SysResult<(usize, usize)> {
+    match acted {
+        Ok(()) => Ok((len, len)),
+        Err(fault) if fault.done > 0 => Ok((fault.done.min(len), len)),
+        Err(_) => Err(Errno::EFAULT),
     }
 }
 

@@ -19,8 +19,8 @@ pub mod kvm;
 
 pub use caisson_platform_kvm::{
     Alignment, Answer, Answered, Arena, ArenaConfig, Change, Exit, Fault, Faulting, FpuState, Frame,
-    FrameRange, GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Registers,
-    Request, Switch, Where, WindowAccess, WindowRange, rdtsc,
+    FrameRange, GPA_BASE, GVA_END, Gpa, OutOfMemory, PAGE_SIZE, PatchedEntry, Perms, Place, Posted,
+    Registers, Request, Switch, Where, WindowAccess, WindowRange, rdtsc,
 };
 
 use crate::errno::{Errno, SysResult};

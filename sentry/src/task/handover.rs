@@ -13,7 +13,7 @@ use super::{AfterCall, CurrentCall, Own, SyscallContext, Task, TaskLocal, curren
 use crate::errno::SysResult;
 use crate::mm::{FaultOutcome, MemoryAccess};
 use crate::platform::{
-    Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Registers, Request, Space, Where,
+    Answer, Answered, Exit, FpuState, GuestThread, Kick, Kicker, Posted, Registers, Request, Space, Where,
 };
 use crate::syscalls::{Args, exitless, numbers, table};
 use crate::wait;
@@ -119,13 +119,13 @@ impl Handover {
 }
 
 impl Answer for Handover {
-    fn answer<'a>(&self, claim: &'a dyn Fn() -> Option<Request<'a>>) -> Option<Answered> {
+    fn answer(&self, posted: &Posted<'_>) -> Option<Answered> {
         let mut held = self.held.try_lock()?;
         if !self.task.work().is_empty() {
             // Its thread is on its way out.
             return None;
         }
-        let request = claim()?;
+        let request = posted.claim()?;
         if request.is_fault() {
             return Some(self.answer_fault(&mut held, &request));
         }
