@@ -86,10 +86,10 @@ global_asm!(
     "pause",
     "sub ecx, 1",
     "jnz 1b",
-    // Nobody came: withdraw the call, unless somebody comes this very moment.
+    // Nobody came, and ecx is 0: withdraw the call, unless somebody comes this very moment.
     "mov r11, rax",
-    "mov ecx, {is_withdrawn}",
-    "mov eax, {is_posted}",
+    "lea eax, [rcx + {is_posted}]",
+    "mov cl, {is_withdrawn}",
     "lock cmpxchg [r11 + {state}], ecx",
     "mov rax, r11",
     "je 4f",
@@ -97,6 +97,8 @@ global_asm!(
     "jmp 1b",
     "2:",
     "jne 3f",
+    // A buffer of the call is often on the stack, and with it what the program needs first.
+    "prefetcht0 [rsp]",
     "mov r11, [rax + {r11}]",
     ".if \\ring3",
     "lea rsp, [rax + {stack}]",
@@ -137,9 +139,13 @@ global_asm!(
     // Patched call sites come here: r11 gets the flags, by way of the word of stack.
     "caisson_exitless_\\name\\()_patched:",
     ".if \\ring3",
-    "mov dword ptr [rip + caisson_exitless_\\name\\()_start - {ahead} + {kind}], {is_patched}",
-    "mov [rip + caisson_exitless_\\name\\()_start - {ahead} + {rsp}], rsp",
-    "lea rsp, [rip + caisson_exitless_\\name\\()_start - {ahead} + {stack}]",
+    // What the program has just stored may wait for a line that the dispatcher has read; this one is fetched meanwhile.
+    "lea r11, [rip + caisson_exitless_\\name\\()_start - {ahead}]",
+    "prefetchw [r11 + {kind}]",
+    // Its other bytes are 0: answers leave them so.
+    "mov byte ptr [r11 + {kind}], {is_patched}",
+    "mov [r11 + {rsp}], rsp",
+    "lea rsp, [r11 + {stack}]",
     "caisson_exitless_\\name\\()_away:",
     "pushfq",
     "pop r11",

@@ -130,9 +130,10 @@ fn revoke_in_place(lab: &Lab, changes: &[Change], spent: &[FrameRange]) -> Optio
 pub fn unmapped_in_place_while_running() {
     let lab = Lab::new();
     lab.load(programs::watch());
-    let frame = lab.frame();
-    let gpa = lab.arena.gpa(frame);
-    let spent = [FrameRange { first: frame, count: 1 }];
+    // More than the arena keeps when they are free: their contents go at once.
+    let many = lab.arena.alloc(1025, Alignment::Page).unwrap();
+    let gpa = lab.arena.gpa(many.first);
+    let spent = [[FrameRange { count: 1, ..many }], [FrameRange { count: 300, ..many }], [many]];
     let unmap = [Change::Unmap(TARGET..TARGET + PAGE)];
     let runners = Runners::new(&lab, 3);
     runners.with(|runners| {
@@ -149,7 +150,7 @@ pub fn unmapped_in_place_while_running() {
                 (0..round % 7 * 300).for_each(|_| std::hint::spin_loop());
             }
             // What is spent may lose its contents at any time.
-            let spent = if round % 2 == 0 { &spent[..] } else { &[] };
+            let spent = spent.get(round as usize % 4).map_or(&[][..], |spent| &spent[..]);
             revoke_in_place(&lab, &unmap, spent);
             lab.set_word(gpa, POISON);
             runners.none_sees_poison();
