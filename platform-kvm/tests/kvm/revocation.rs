@@ -130,10 +130,11 @@ fn revoke_in_place(lab: &Lab, changes: &[Change], spent: &[FrameRange]) -> Optio
 pub fn unmapped_in_place_while_running() {
     let lab = Lab::new();
     lab.load(programs::watch());
-    // More than the arena keeps when they are free: their contents go at once.
-    let many = lab.arena.alloc(1025, Alignment::Page).unwrap();
-    let gpa = lab.arena.gpa(many.first);
-    let spent = [[FrameRange { count: 1, ..many }], [FrameRange { count: 300, ..many }], [many]];
+    // Together more than the arena keeps when they are free: their contents go at once.
+    let many = [0; 3].map(|_| lab.arena.alloc(400, Alignment::Page).unwrap());
+    let gpa = lab.arena.gpa(many[0].first);
+    let one = [FrameRange { count: 1, ..many[0] }];
+    let spent = [&one[..], &many[..1], &many[..], &[]];
     let unmap = [Change::Unmap(TARGET..TARGET + PAGE)];
     let runners = Runners::new(&lab, 3);
     runners.with(|runners| {
@@ -150,8 +151,7 @@ pub fn unmapped_in_place_while_running() {
                 (0..round % 7 * 300).for_each(|_| std::hint::spin_loop());
             }
             // What is spent may lose its contents at any time.
-            let spent = spent.get(round as usize % 4).map_or(&[][..], |spent| &spent[..]);
-            revoke_in_place(&lab, &unmap, spent);
+            revoke_in_place(&lab, &unmap, spent[round as usize % spent.len()]);
             lab.set_word(gpa, POISON);
             runners.none_sees_poison();
         }
