@@ -10,7 +10,7 @@
 //! ```
 //!
 //! - [`Mm::fault`] resolves page faults; [`Mm::mmap`] and its like are in the files named after them.
-//! - User memory is reached by copying: [`Mm::copy_in`], [`Mm::read_bytes`], … and [`UserIo`] for file data.
+//! - User memory is reached by copying, a page that guest code may write to now by what its entry says: [`Mm::copy_in`], [`Mm::read_bytes`], … and [`UserIo`] for file data.
 //! - Objects: [`Mappable`], with [`FrameStore`] (sparse refcounted frames) and [`WindowCache`] (pieces of host files) to build
 //!   them from, and [`MappingSet`] through which an object takes its pages back.
 //!
