@@ -73,6 +73,8 @@ const SUCCESSION: u64 = 150;
 const STREAK: u32 = 4;
 /// A dispatcher that has answered a call within so many microseconds is at work.
 const BUSY: u64 = 20;
+/// A dispatcher looks at the slots so many times before it looks at the clock.
+const ROUNDS: u32 = 8;
 /// Microseconds for which a woken thread is held back for its waker to wait.
 const HOLD: u64 = 10;
 /// Waking a dispatcher for fewer calls than this costs more than it gains.
@@ -511,7 +513,7 @@ impl Dispatch {
         let (mut last_call, mut last_turn) = (begun, begun);
         let mut answered = 0_u32;
         loop {
-            let found = self.round();
+            let found = self.rounds();
             let now = rdtsc();
             if self.stand_ins.load(Ordering::Relaxed) > 0 && self.crowded() {
                 return;
@@ -559,6 +561,18 @@ impl Dispatch {
         let pause = self.pause.load(Ordering::Relaxed).min(last);
         self.not_before.store(now.wrapping_add(self.ticks(pause)), Ordering::Relaxed);
         self.pause.store((pause * 2).min(last), Ordering::Relaxed);
+    }
+
+    /// Looks at every slot some times, until a call was answered: reading the clock each time would make an answer wait for it.
+    fn rounds(&self) -> u32 {
+        for _ in 1..ROUNDS {
+            let found = self.round();
+            if found > 0 {
+                return found;
+            }
+            std::hint::spin_loop();
+        }
+        self.round()
     }
 
     /// Looks at every slot once. Returns how many calls were answered.
