@@ -19,6 +19,7 @@
 //! that the thread runs in when that is another's.
 
 use crate::error::Error;
+use crate::exitless::admission::Waiter;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::ptr;
@@ -50,6 +51,8 @@ pub(crate) struct Gate {
     tid: AtomicI32,
     /// In whose vCPU the thread runs, if that is not its own ([`crate::exitless::ride`]). A leaf lock; leaving the guest does not take it.
     carrier: Mutex<Option<Arc<Gate>>>,
+    /// Where the thread waits for its turn ([`crate::exitless::admission`]). A leaf lock, too.
+    waiter: Mutex<Option<Arc<Waiter>>>,
 }
 
 impl Gate {
@@ -101,7 +104,20 @@ impl Gate {
             if let Some(carrier) = carrier {
                 carrier.kick();
             }
+            if let Some(waiter) = &*self.waiter.lock() {
+                waiter.call();
+            }
         }
+    }
+
+    /// Whether there was a kick, which stays.
+    pub(crate) fn is_kicked(&self) -> bool {
+        self.kicked.load(Ordering::SeqCst)
+    }
+
+    /// The thread waits outside of the guest from now on, or does not any more. It looks for a kick after that.
+    pub(crate) fn set_waiter(&self, waiter: Option<Arc<Waiter>>) {
+        *self.waiter.lock() = waiter;
     }
 
     /// The thread runs in another's vCPU from now on, or does not any more. A kick that came before gets the other one out.

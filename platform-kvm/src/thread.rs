@@ -1,6 +1,7 @@
 //! Guest threads.
 
 use crate::error::Error;
+use crate::exitless::admission::Turn;
 use crate::exitless::{Answer, Boarding, Place};
 use crate::fpu::FpuState;
 use crate::kick::{Gate, Kicker};
@@ -12,6 +13,7 @@ use crate::space::{AddressSpace, GVA_END};
 use crate::vcpu::Left;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// First address of the upper half.
 const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
@@ -29,6 +31,7 @@ pub struct GuestThread {
     answer: Option<Answerer>,
     /// See [`GuestThread::take_own`].
     own: Option<Registers>,
+    turn: Turn,
 }
 
 /// Who answers a thread's posted calls.
@@ -48,7 +51,16 @@ impl GuestThread {
         let slot =
             Arc::new(ThreadSlot { gate: Arc::new(Gate::default()), seat: Mutex::new(Seat::default()) });
         let number = machine.next_thread();
-        GuestThread { machine, slot, attached: Weak::new(), attached_id: 0, number, answer: None, own: None }
+        GuestThread {
+            machine,
+            slot,
+            attached: Weak::new(),
+            attached_id: 0,
+            number,
+            answer: None,
+            own: None,
+            turn: Turn::default(),
+        }
     }
 
     /// Runs guest code from `registers` in `space` until something needs the kernel; `registers` are then the guest's.
@@ -84,9 +96,17 @@ impl GuestThread {
         }
     }
 
+    /// To be called before `run`, with nothing held that others need: waits while there are more guests that do little but call than processors for
+    /// them beside those who answer. `slept`: the thread has slept since it was in the guest. Returns how long it waited.
+    pub fn await_turn(&mut self, slept: bool) -> Duration {
+        let dispatch = self.machine.dispatch();
+        let ticks = dispatch.await_turn(&mut self.turn, &self.slot.gate, slept);
+        dispatch.duration(ticks)
+    }
+
     /// One entry into the guest. `None`: enter again.
     fn turn(
-        &self,
+        &mut self,
         slot: &Arc<ThreadSlot>,
         seat: &mut Seat,
         registers: &mut Registers,
@@ -109,10 +129,15 @@ impl GuestThread {
         }
         let (control, dispatch, index) = (self.machine.control(), self.machine.dispatch(), vcpu.index());
         vcpu.prepare(control, registers, &space.target());
+        let answered = dispatch.begin_stay(&mut self.turn, index);
         dispatch.enter(index, memory);
+        dispatch.is_not_coming(&mut self.turn);
         let result = vcpu.run(control, registers);
         dispatch.leave(index);
         gate.leave();
+        let handled = self.answer.as_ref().is_some_and(|answer| (answer.handles)(registers.rax));
+        let by_call = handled && matches!(result, Ok(Left::Exit(Exit::Syscall)));
+        dispatch.end_stay(&mut self.turn, index, answered, by_call);
         let mut left = result?;
         if let Left::InStub(place) = left {
             left = dispatch.settled(index, |ride| vcpu.settle(control, registers, place, ride))?;
@@ -125,7 +150,6 @@ impl GuestThread {
             // Another thread's revocation had the frame read-only just then.
             Left::Exit(Exit::HostFault) if self.machine.arena().was_toggled(moment) => Ok(None),
             Left::Exit(Exit::Syscall) => {
-                let handled = self.answer.as_ref().is_some_and(|answer| (answer.handles)(registers.rax));
                 dispatch.exited(&mut seat.history, handled, vcpu.take_withdrawn());
                 Ok(Some(Exit::Syscall))
             }
@@ -285,6 +309,7 @@ impl GuestThread {
 impl Drop for GuestThread {
     fn drop(&mut self) {
         self.detach();
+        self.machine.dispatch().is_not_coming(&mut self.turn);
         let vcpu = self.slot.seat.lock().vcpu.take();
         if let Some(vcpu) = vcpu {
             self.machine.pool().forget(&self.slot);

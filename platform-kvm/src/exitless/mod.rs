@@ -33,6 +33,7 @@
 //!
 //! A dispatcher gives way to threads that wait and answer calls meanwhile ([`assist`]), if all of them are too many.
 
+pub(crate) mod admission;
 mod assist;
 pub(crate) mod faulting;
 mod placement;
@@ -44,6 +45,7 @@ mod tests;
 
 use crate::kick::Gate;
 use crate::machine::rdtsc;
+use admission::{Admission, Earnings, Shown};
 pub use faulting::{Faulting, Where};
 use parking_lot::{Condvar, Mutex};
 use placement::Placement;
@@ -53,6 +55,7 @@ use slot::SlotMemory;
 pub use slot::{LooseSlot, Posted, Request};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 pub use stub::PatchedEntry;
 
 // The times below are for a host on which a system call by exit costs about this many microseconds, or fewer. Where it costs more (a host that is
@@ -184,6 +187,8 @@ struct Slot {
     /// The address space that the memory belongs to and goes with. Changed under the lock; read without it by a space that goes away,
     /// which must not wait for a dispatcher that serves another space in this slot: it may be that very dispatcher that drops it.
     space: AtomicU64,
+    /// What others see of the thread inside.
+    shown: Shown,
 }
 
 impl std::fmt::Debug for Slot {
@@ -224,6 +229,7 @@ pub(crate) struct Dispatch {
     answering: AtomicU32,
     /// How many times longer the times are on this host.
     slowness: AtomicU64,
+    admission: Admission,
     counters: Counters,
 }
 
@@ -263,6 +269,7 @@ impl Dispatch {
             missed: AtomicU64::new(0),
             answering: AtomicU32::new(0),
             slowness: AtomicU64::new(1),
+            admission: Admission::default(),
             counters: Counters::default(),
         }
     }
@@ -399,6 +406,10 @@ impl Dispatch {
         microseconds * slowness * self.ticks_per_microsecond.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn duration(&self, ticks: u64) -> Duration {
+        Duration::from_micros(ticks / self.ticks_per_microsecond.load(Ordering::Relaxed))
+    }
+
     fn running(&self) -> u32 {
         self.active.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
     }
@@ -484,7 +495,7 @@ impl Dispatch {
         self.called.notify_all();
     }
 
-    fn each_active(&self, mut visit: impl FnMut(&Slot, u32)) {
+    fn each_active<'a>(&'a self, mut visit: impl FnMut(&'a Slot, u32)) {
         for (index, word) in self.active.iter().enumerate() {
             let mut bits = word.load(Ordering::SeqCst);
             while bits != 0 {
@@ -512,6 +523,7 @@ impl Dispatch {
         let begun = rdtsc();
         let (mut last_call, mut last_turn) = (begun, begun);
         let mut answered = 0_u32;
+        let mut earnings = Earnings::new(self.ticks(EXIT));
         loop {
             let found = self.rounds();
             let now = rdtsc();
@@ -520,6 +532,7 @@ impl Dispatch {
             }
             if found > 0 {
                 answered = answered.saturating_add(found);
+                self.earns(earnings.waited(last_turn.wrapping_sub(last_call)));
                 last_call = now;
                 self.last_answer.store(now, Ordering::Relaxed);
                 if answered == ENOUGH {
@@ -599,6 +612,9 @@ impl Dispatch {
         }
         let Some(answer) = bound.answer.as_ref().and_then(Weak::upgrade) else { return false };
         let found = self.serve_call(bound, &*answer, vcpu);
+        if found {
+            slot.shown.answered();
+        }
         if answer.holds() {
             self.expect_wait(bound, &*answer, vcpu);
         }

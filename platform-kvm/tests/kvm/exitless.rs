@@ -89,6 +89,7 @@ fn run_all(lab: &Lab, thread: &mut GuestThread, counting: &Counting, count: u64)
     let mut registers = begin(count);
     let (mut exits, mut interruptions) = (0, 0);
     loop {
+        thread.await_turn(false);
         counting.outside.store(false, Ordering::SeqCst);
         let exit = thread.run(&mut registers, &lab.space).expect("run");
         match exit {
@@ -294,6 +295,30 @@ fn all_made_under_kicks(lab: &Lab, mut thread: GuestThread, counting: &Counting)
             "       {exits} exits, {interruptions} interruptions, {:?}",
             lab.machine.dispatch_counters()
         );
+    });
+}
+
+/// More guests that do nothing but call than there are processors: all get to their end, whoever waits for his turn then, and is kicked
+/// meanwhile.
+pub fn many_guests_that_call_come_to_their_end() {
+    let lab = Lab::new();
+    let threads: Vec<_> = (0..12).map(|_| counting_thread(&lab, 0)).collect();
+    let kickers: Vec<_> = threads.iter().map(|(thread, _)| thread.kicker()).collect();
+    let count = scaled(40_000, 500);
+    let run = |(mut thread, counting): (GuestThread, Arc<Counting>)| {
+        let lab = &lab;
+        move || run_all(lab, &mut thread, &counting, count).0
+    };
+    served(&lab.machine, || {
+        let exits: Vec<u64> = kicked(&kickers, || {
+            std::thread::scope(|scope| {
+                let running: Vec<_> = threads.into_iter().map(|thread| scope.spawn(run(thread))).collect();
+                running.into_iter().map(|thread| thread.join().expect("a guest's thread")).collect()
+            })
+        });
+        let counters = lab.machine.dispatch_counters();
+        println!("       exits of each {exits:?}, {counters:?}");
+        assert_eq!(counters.answered + exits.iter().sum::<u64>(), 12 * count);
     });
 }
 

@@ -85,6 +85,7 @@ const TESTS: &[Test] = &[
         "a_space_is_dropped_by_the_dispatcher_of_its_slot",
         exitless::a_space_is_dropped_by_the_dispatcher_of_its_slot,
     ),
+    ("many_guests_that_call_come_to_their_end", exitless::many_guests_that_call_come_to_their_end),
     ("slots_are_scribbled_over", exitless::slots_are_scribbled_over),
     ("threads_take_turns", turns::threads_take_turns),
     ("turns_under_kicks", turns::turns_under_kicks),

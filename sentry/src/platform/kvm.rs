@@ -219,6 +219,10 @@ impl GuestThread for KvmThread {
         self.thread.run(registers, &space.space).map_err(|error| errno(&error))
     }
 
+    fn await_turn(&mut self, slept: bool) -> Duration {
+        self.thread.await_turn(slept)
+    }
+
     fn kicker(&self) -> Kicker {
         Kicker::new(self.thread.kicker())
     }

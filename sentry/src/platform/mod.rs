@@ -12,6 +12,7 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 #[cfg(test)]
 pub mod fake;
@@ -121,6 +122,10 @@ pub trait Stragglers: Send + Sync {
 pub trait GuestThread: Send {
     /// Runs guest code until it needs the kernel. An error means that the thread is lost (a broken host or a bug).
     fn run(&mut self, registers: &mut Registers, space: &Arc<dyn Space>) -> SysResult<Exit>;
+    /// Before `run`: waits while there are too many in the guest, unless the thread has slept since it was there. Returns for how long.
+    fn await_turn(&mut self, _slept: bool) -> Duration {
+        Duration::ZERO
+    }
     /// Makes the current or next `run` return [`Exit::Interrupted`].
     fn kicker(&self) -> Kicker;
     /// The floating-point and vector state.

@@ -48,11 +48,16 @@ pub(crate) fn run(task: &Arc<Task>, local: TaskLocal) {
     let mut meter = CpuMeter::new(left_guest);
     let status = loop {
         state = match state {
-            State::Guest if !rseq::enter(task, &mut held.local) => State::Attend,
             State::Guest => {
+                let slept = take_slept();
+                let waited = held.local.machine.await_turn(!slept.is_zero());
+                if !rseq::enter(task, &mut held.local) {
+                    state = State::Attend;
+                    continue;
+                }
                 let entered = Instant::now();
                 let stay = entered.saturating_duration_since(left_guest);
-                let system = nanos(stay.saturating_sub(take_slept()));
+                let system = nanos(stay.saturating_sub(slept).saturating_sub(waited));
                 held.own.refresh(task);
                 let exit = run_guest(task, &mut held);
                 let local = &mut held.local;
