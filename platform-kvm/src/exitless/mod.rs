@@ -25,11 +25,12 @@
 //! be busy with page faults or with a call that exits, and then go on calling. A thread whose calls exit in quick succession wakes one, unless
 //! processors are scarce. That they are is seen in three ways: a polling dispatcher finds that it did not run for a while; a posted call is
 //! not claimed in time; a dispatcher that was woken finds hardly anything to do though a guest is inside (it got the processor only when the guest had
-//! lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] (to [`LAST_PAUSE_OF_OTHERS`] where threads that wait answer calls) as long as that goes on and fewer than [`ENOUGH`] are answered between. How many guests are running does not matter: with
-//! four of them on two processors, which share these with the dispatcher, ten times as many calls are made as by exits.
+//! lost it). Then all calls exit for a time that doubles from [`FIRST_PAUSE`] to [`LAST_PAUSE`] (to [`LAST_PAUSE_OF_OTHERS`] where threads that wait answer calls)
+//! as long as that goes on and fewer than [`ENOUGH`] are answered between. How many guests are running does not matter; those that only
+//! call take turns if they are too many ([`admission`]).
 //!
 //! A call that nobody claims in time although a dispatcher is at work has met one that is busy with others: another one is woken, as
-//! long as there are processors.
+//! long as there are processors. Where all dispatchers have been at one call each for a while, guests that come in do not count on them.
 //!
 //! A dispatcher gives way to threads that wait and answer calls meanwhile ([`assist`]), if all of them are too many.
 
@@ -340,7 +341,9 @@ impl Dispatch {
         if let Some(word) = self.active.get(word) {
             word.fetch_or(bit, Ordering::SeqCst);
         }
-        let dispatchers = self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(rdtsc());
+        let now = rdtsc();
+        let dispatchers =
+            self.awake.load(Ordering::SeqCst) > 0 && !self.pausing(now) && !self.is_held_up(now);
         let stand_ins = self.stand_ins.load(Ordering::SeqCst) > 0;
         let expecting = assist::expecting();
         memory.set_awake(match dispatchers || stand_ins {
@@ -430,6 +433,13 @@ impl Dispatch {
         let last = self.last_answer.load(Ordering::Relaxed);
         let recent = now.saturating_sub(last) < self.ticks(BUSY);
         self.awake.load(Ordering::Relaxed) > 0 && (recent || self.answering.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether all who are awake are at calls, and have been for a while: calls that take long, or they have lost their processors. Others had better not
+    /// wait for them.
+    fn is_held_up(&self, now: u64) -> bool {
+        self.answering.load(Ordering::Relaxed) >= self.awake.load(Ordering::Relaxed)
+            && now.saturating_sub(self.last_answer.load(Ordering::Relaxed)) >= self.ticks(BUSY)
     }
 
     /// One dispatcher is not enough for all guests: wakes another if there is a processor for it.
