@@ -98,7 +98,7 @@ global_asm!(
     "2:",
     "jne 3f",
     // A buffer of the call is often on the stack, and with it what the program needs first.
-    "prefetcht0 [rsp]",
+    "prefetchw [rsp]",
     "mov r11, [rax + {r11}]",
     ".if \\ring3",
     "lea rsp, [rax + {stack}]",
