@@ -81,6 +81,29 @@ fn fresh_memory_is_zero_and_keeps_what_is_written() {
 }
 
 #[test]
+fn strings_are_read_to_their_nul_and_no_further() {
+    let guest = Guest::new(fake::shared_arena());
+    let start = guest.anonymous(2);
+    let end = start + 2 * PAGE_SIZE;
+    let text: Vec<u8> = (0..300_u32).map(|at| b'a' + (at % 26) as u8).collect();
+    // Wherever it lies among the lines of the cache, over the end of a page, and up to the end of what is mapped.
+    for at in (start..start + 66).chain(start + PAGE_SIZE - 310..start + PAGE_SIZE).chain([end - 301]) {
+        for len in [0, 1, 63, 64, 65, 300] {
+            let mut with_nul = text[..len].to_vec();
+            with_nul.push(0);
+            guest.mm.write_bytes(at, &with_nul).unwrap();
+            assert_eq!(guest.mm.read_c_string(at, len + 1).as_deref(), Ok(&text[..len]), "{len} at {at:#x}");
+            assert_eq!(guest.mm.read_c_string(at, len), Err(Errno::ENAMETOOLONG), "{len} at {at:#x}");
+        }
+    }
+    guest.mm.write_bytes(end - 300, &text).unwrap();
+    assert_eq!(guest.mm.read_c_string(end - 300, 301), Err(Errno::EFAULT));
+    assert_eq!(guest.mm.read_c_string(end - 300, 300), Err(Errno::ENAMETOOLONG));
+    assert_eq!(guest.mm.read_c_string(end, 10), Err(Errno::EFAULT));
+    assert_eq!(guest.mm.read_c_string(u64::MAX, 10), Err(Errno::EFAULT));
+}
+
+#[test]
 fn walking_through_memory_takes_few_faults_and_then_huge_pages() {
     let guest = Guest::new(fake::new_arena(u32::MAX));
     let at = guest.anonymous(16 * HUGE);

@@ -13,6 +13,8 @@ use super::vma::{Prot, Vma};
 use crate::errno::{Errno, SysResult};
 use crate::platform::{Fault, FrameRange, GVA_END, Gpa, PAGE_SIZE, Perms};
 
+const CACHE_LINE: usize = 64;
+
 impl Mm {
     /// Reads exactly `buf.len()` bytes of guest memory; `EFAULT` if any of it is not readable.
     pub fn read_bytes(&self, addr: u64, buf: &mut [u8]) -> SysResult {
@@ -121,22 +123,41 @@ impl Mm {
 
     /// A NUL-terminated string without its NUL: `ENAMETOOLONG` if there is none within `limit` bytes, `EFAULT`.
     pub fn read_c_string(&self, addr: u64, limit: usize) -> SysResult<Vec<u8>> {
-        let mut string = Vec::new();
-        let mut chunk = [0; 256];
+        let mut string = Vec::with_capacity(CACHE_LINE);
         while string.len() < limit {
             let at = addr.checked_add(string.len() as u64).ok_or(Errno::EFAULT)?;
             // Never beyond the page: what follows the NUL need not be mapped.
-            let to_page_end = usize::try_from(PAGE_SIZE - at % PAGE_SIZE).unwrap_or(1);
-            let len = to_page_end.min(chunk.len()).min(limit - string.len());
-            let part = chunk.get_mut(..len).unwrap_or_default();
-            self.read_bytes(at, part)?;
-            if let Some(end) = part.iter().position(|byte| *byte == 0) {
-                string.extend_from_slice(part.get(..end).unwrap_or_default());
+            let to_page_end = clamp(PAGE_SIZE - at % PAGE_SIZE, limit - string.len());
+            let mut ends = false;
+            self.with_piece(at, to_page_end, MemoryAccess::Read, |gpa, len| {
+                ends = self.append_to_nul(gpa, len, &mut string)?;
+                Ok(())
+            })?;
+            if ends {
                 return Ok(string);
             }
-            string.extend_from_slice(part);
         }
         Err(Errno::ENAMETOOLONG)
+    }
+
+    /// Appends what is there up to a NUL. Whether there is one within `len` bytes. Reads no line of the cache beyond: the CPU of a guest thread that waits
+    /// for the answer would have to get it back, and a name is often between other things that the thread works on.
+    fn append_to_nul(&self, gpa: Gpa, len: usize, string: &mut Vec<u8>) -> Result<bool, Fault> {
+        let mut done = 0;
+        while done < len {
+            let at = Gpa(gpa.0 + done as u64);
+            let mut line = [0; CACHE_LINE];
+            let to_line_end = CACHE_LINE - at.0 as usize % CACHE_LINE;
+            let part = line.get_mut(..to_line_end.min(len - done)).unwrap_or_default();
+            self.arena.read(at, part).map_err(|_| Fault { done })?;
+            if let Some(end) = part.iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(part.get(..end).unwrap_or_default());
+                return Ok(true);
+            }
+            string.extend_from_slice(part);
+            done += part.len();
+        }
+        Ok(false)
     }
 
     /// Atomically loads the word at `addr`. `EFAULT`, also for a misaligned address.
