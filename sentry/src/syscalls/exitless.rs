@@ -11,22 +11,32 @@
 use std::sync::OnceLock;
 
 use linux_raw_sys::general::MAP_FIXED;
+use linux_raw_sys::ioctl;
 use linux_raw_sys::net::MSG_WAITALL;
+use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME};
 
 use super::table::MAX_NUMBER;
 use super::{Args, numbers as n};
 
-/// Longer writes keep a dispatcher from other calls for too long.
-const LONG: u64 = 1 << 20;
+/// Longer writes keep a dispatcher from other calls for too long, in bytes.
+pub(super) const LONG: u64 = 1 << 20;
+
+/// What programs ask of descriptors often; other commands may do anything.
+const IOCTLS: &[u32] =
+    &[ioctl::FIONREAD, ioctl::FIONBIO, ioctl::FIOCLEX, ioctl::FIONCLEX, ioctl::TCGETS, ioctl::TIOCGWINSZ];
 
 const CALLS: &[u32] = &[
     // Files.
     n::read,
     n::pread64,
     n::preadv,
+    n::preadv2,
     n::readv,
     n::write,
     n::pwrite64,
+    n::writev,
+    n::pwritev,
+    n::pwritev2,
     n::lseek,
     n::open,
     n::openat,
@@ -43,12 +53,15 @@ const CALLS: &[u32] = &[
     n::faccessat2,
     n::readlink,
     n::readlinkat,
+    n::getdents,
     n::getdents64,
     n::getcwd,
     n::chdir,
     n::fchdir,
     n::mkdir,
     n::mkdirat,
+    n::mknod,
+    n::mknodat,
     n::rmdir,
     n::unlink,
     n::unlinkat,
@@ -62,12 +75,15 @@ const CALLS: &[u32] = &[
     n::chmod,
     n::fchmod,
     n::fchmodat,
+    n::fchmodat2,
     n::chown,
     n::fchown,
     n::lchown,
     n::fchownat,
     n::utimensat,
+    n::utime,
     n::utimes,
+    n::futimesat,
     n::truncate,
     n::ftruncate,
     n::fsync,
@@ -79,6 +95,7 @@ const CALLS: &[u32] = &[
     n::dup2,
     n::dup3,
     n::fcntl,
+    n::ioctl,
     n::flock,
     n::fadvise64,
     n::getxattr,
@@ -86,22 +103,35 @@ const CALLS: &[u32] = &[
     n::fgetxattr,
     n::listxattr,
     n::llistxattr,
+    n::flistxattr,
+    n::setxattr,
+    n::lsetxattr,
+    n::fsetxattr,
+    n::removexattr,
+    n::lremovexattr,
+    n::fremovexattr,
     n::close_range,
     // Events and descriptors.
     n::poll,
+    n::ppoll,
     n::select,
+    n::pselect6,
     n::epoll_create,
     n::epoll_create1,
     n::epoll_ctl,
     n::epoll_wait,
     n::epoll_pwait,
+    n::epoll_pwait2,
     n::eventfd,
     n::eventfd2,
+    n::signalfd,
+    n::signalfd4,
     n::timerfd_create,
     n::timerfd_settime,
     n::timerfd_gettime,
     n::pipe,
     n::pipe2,
+    n::inotify_init,
     n::inotify_init1,
     n::inotify_add_watch,
     n::inotify_rm_watch,
@@ -111,6 +141,8 @@ const CALLS: &[u32] = &[
     n::socketpair,
     n::bind,
     n::listen,
+    n::accept,
+    n::accept4,
     n::getsockname,
     n::getpeername,
     n::setsockopt,
@@ -120,6 +152,15 @@ const CALLS: &[u32] = &[
     n::recvfrom,
     n::recvmsg,
     n::sendmsg,
+    // System V's objects.
+    n::shmget,
+    n::shmctl,
+    n::semget,
+    n::semctl,
+    n::msgget,
+    n::msgctl,
+    n::msgsnd,
+    n::msgrcv,
     // Who and where.
     n::getpid,
     n::gettid,
@@ -142,6 +183,13 @@ const CALLS: &[u32] = &[
     n::times,
     n::getcpu,
     n::sched_getaffinity,
+    n::sched_getattr,
+    n::sched_getparam,
+    n::sched_getscheduler,
+    n::sched_get_priority_max,
+    n::sched_get_priority_min,
+    n::sched_rr_get_interval,
+    n::prctl,
     n::capget,
     n::set_tid_address,
     n::set_robust_list,
@@ -163,6 +211,10 @@ const CALLS: &[u32] = &[
     n::kill,
     n::tgkill,
     n::tkill,
+    n::rt_sigqueueinfo,
+    n::rt_tgsigqueueinfo,
+    n::pidfd_open,
+    n::pidfd_send_signal,
     n::futex,
     n::clock_gettime,
     n::clock_getres,
@@ -171,8 +223,11 @@ const CALLS: &[u32] = &[
     n::alarm,
     n::setitimer,
     n::getitimer,
+    n::timer_create,
     n::timer_settime,
     n::timer_gettime,
+    n::timer_getoverrun,
+    n::timer_delete,
 ];
 
 fn bits() -> &'static [u64; MAX_NUMBER.div_ceil(64)] {
@@ -203,7 +258,11 @@ pub fn suits(number: u64, args: &Args) -> bool {
         n::write | n::sendto => args.raw(2) <= LONG,
         n::recvfrom => args.raw(3) & u64::from(MSG_WAITALL) == 0,
         n::recvmsg => args.raw(2) & u64::from(MSG_WAITALL) == 0,
-        n::epoll_pwait => args.raw(4) == 0,
+        n::epoll_pwait | n::epoll_pwait2 => args.raw(4) == 0,
+        n::ppoll => args.raw(3) == 0,
+        n::pselect6 => args.raw(5) == 0,
+        n::ioctl => IOCTLS.contains(&args.uint(1)),
+        n::prctl => matches!(args.uint(0), PR_SET_NAME | PR_GET_NAME),
         n::mmap => args.raw(3) & u64::from(MAP_FIXED) == 0,
         _ => true,
     }
@@ -234,8 +293,15 @@ mod tests {
             n::rt_sigreturn,
             n::arch_prctl,
         ];
-        let sleeps =
-            [n::nanosleep, n::clock_nanosleep, n::pause, n::rt_sigsuspend, n::wait4, n::ppoll, n::pselect6];
+        let sleeps = [
+            n::nanosleep,
+            n::clock_nanosleep,
+            n::pause,
+            n::rt_sigsuspend,
+            n::wait4,
+            n::waitid,
+            n::rt_sigtimedwait,
+        ];
         for number in own.into_iter().chain(sleeps) {
             assert!(!suits(number.into(), &Args([0; 6])), "{:?}", n::name(number.into()));
         }
@@ -246,6 +312,12 @@ mod tests {
     fn arguments_decide_where_a_call_may_stop_half_way() {
         let write = |len: u64| suits(n::write.into(), &Args([1, 0x1000, len, 0, 0, 0]));
         assert!(write(LONG) && !write(LONG + 1));
+        let ppoll = |mask: u64| suits(n::ppoll.into(), &Args([0x1000, 1, 0, mask, 8, 0]));
+        assert!(ppoll(0) && !ppoll(0x2000));
+        let pselect = |mask: u64| suits(n::pselect6.into(), &Args([1, 0x1000, 0, 0, 0, mask]));
+        assert!(pselect(0) && !pselect(0x2000));
+        let ioctl = |command: u32| suits(n::ioctl.into(), &Args([0, command.into(), 0x1000, 0, 0, 0]));
+        assert!(ioctl(ioctl::FIONBIO) && !ioctl(ioctl::TCSETSW));
         let mmap = |flags: u64| suits(n::mmap.into(), &Args([0, 4096, 3, flags, 0, 0]));
         assert!(mmap(0x22) && !mmap(0x32));
     }

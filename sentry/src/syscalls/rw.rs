@@ -8,6 +8,7 @@ use std::sync::Arc;
 use linux_raw_sys::general as linux;
 
 use super::Args;
+use super::exitless::LONG;
 use super::path_args::offset;
 use crate::errno::{Errno, SysResult};
 use crate::fs::eventfd::EventFd;
@@ -19,7 +20,7 @@ use crate::task::signal::{SigInfo, Signal};
 use crate::task::{Resource, SyscallContext, block};
 use crate::vfs::attributes::{MAX_SIZE, clear_set_id};
 use crate::vfs::{File, FileType, OpenFlags, Whence, notify, times};
-use crate::wait::PollEvents;
+use crate::wait::{self, PollEvents};
 
 /// Runs `attempt`, again and again while it says `EAGAIN`, unless the file is non-blocking.
 pub(crate) fn blocking<T>(
@@ -237,6 +238,13 @@ pub(super) fn vector<'a>(ctx: &SyscallContext<'a>, args: &Args) -> SysResult<Use
     UserIo::vector(&ctx.own.mm, args.raw(1), args.raw(2))
 }
 
+/// The buffers of a write. One that dispatchers had better leave alone says so here: they cannot tell before.
+fn gathered<'a>(ctx: &SyscallContext<'a>, args: &Args) -> SysResult<UserIo<'a>> {
+    let src = vector(ctx, args)?;
+    let is_long = src.left() as u64 > LONG;
+    if is_long && wait::decline() { Err(Errno::ERESTARTSYS) } else { Ok(src) }
+}
+
 fn readable(ctx: &SyscallContext<'_>, args: &Args) -> SysResult<Arc<File>> {
     let file = ctx.task.file(args.raw(0))?;
     if file.flags().readable() { Ok(file) } else { Err(Errno::EBADF) }
@@ -292,7 +300,7 @@ pub fn readv(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 /// `writev(int fd, const struct iovec *iov, int count)`
 pub fn writev(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let file = writable(ctx, args)?;
-    let src = vector(ctx, args)?;
+    let src = gathered(ctx, args)?;
     write_from(ctx, &file, src, At::Position)
 }
 
@@ -308,7 +316,7 @@ pub fn preadv(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
 pub fn pwritev(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     let offset = offset(args, 3)?;
     let file = positioned(ctx.task.file(args.raw(0))?)?;
-    let src = vector(ctx, args)?;
+    let src = gathered(ctx, args)?;
     write_from(ctx, &file, src, At::Offset(offset))
 }
 
@@ -351,7 +359,7 @@ pub fn pwritev2(ctx: &mut SyscallContext<'_>, args: &Args) -> SysResult<usize> {
     if flags & !HINTS != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let src = vector(ctx, args)?;
+    let src = gathered(ctx, args)?;
     write_from(ctx, &file, src, at)
 }
 
