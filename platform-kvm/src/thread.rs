@@ -125,13 +125,12 @@ impl GuestThread {
         gate.enter(vcpu.immediate_exit());
         if gate.take_kick() {
             gate.leave();
+            self.machine.dispatch().is_not_coming(&mut self.turn);
             return Ok(Some(Exit::Interrupted));
         }
         let (control, dispatch, index) = (self.machine.control(), self.machine.dispatch(), vcpu.index());
         vcpu.prepare(control, registers, &space.target());
-        let answered = dispatch.begin_stay(&mut self.turn, index);
-        dispatch.enter(index, memory);
-        dispatch.is_not_coming(&mut self.turn);
+        let answered = dispatch.begin_stay(&mut self.turn, index, memory);
         let result = vcpu.run(control, registers);
         dispatch.leave(index);
         gate.leave();

@@ -2,7 +2,6 @@
  * awake and meets both: each gives what it should, and a wait ends when it should. */
 #include "check.h"
 
-#include <sys/epoll.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>

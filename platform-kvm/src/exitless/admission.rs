@@ -22,6 +22,7 @@
 //!
 //! Locks: the queue; a waiter's own; a gate's waiter. All are leaves.
 
+use super::slot::SlotMemory;
 use super::{Dispatch, EXIT};
 use crate::kick::Gate;
 use crate::machine::rdtsc;
@@ -164,28 +165,29 @@ impl Dispatch {
         if !turn.calling || !self.is_crowded() {
             return 0;
         }
-        self.queue_up(gate);
-        turn.coming = true;
+        turn.coming = self.queue_up(gate);
         turn.since = rdtsc();
         turn.since.wrapping_sub(now)
     }
 
-    /// The thread that goes into this vCPU is at this turn. Returns how many calls were answered there so far.
-    pub(crate) fn begin_stay(&self, turn: &mut Turn, vcpu: u32) -> u64 {
+    /// The vCPU is about to enter the guest, with the thread that is at this turn. Returns how many calls were answered there so far.
+    pub(crate) fn begin_stay(&self, turn: &mut Turn, vcpu: u32, memory: SlotMemory) -> u64 {
         let Some(slot) = self.slots.get(vcpu as usize) else { return 0 };
         slot.shown.since.store(turn.since, Ordering::Relaxed);
         slot.shown.calling.store(turn.calling, Ordering::Relaxed);
+        self.enter(vcpu, memory);
+        self.is_not_coming(turn);
         slot.shown.answered.load(Ordering::Relaxed)
     }
 
-    /// It is inside now.
+    /// It is inside now, or does not go in: what it was kicked for may take long.
     pub(crate) fn is_not_coming(&self, turn: &mut Turn) {
         if std::mem::take(&mut turn.coming) {
             self.admission.coming.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// It is back, perhaps with a call; `answered` is what [`Dispatch::begin_stay`] returned.
+    /// It has left, perhaps with a call; `answered` is what [`Dispatch::begin_stay`] returned.
     pub(crate) fn end_stay(&self, turn: &mut Turn, vcpu: u32, answered: u64, by_call: bool) {
         let Some(slot) = self.slots.get(vcpu as usize) else { return };
         let now = slot.shown.answered.load(Ordering::Relaxed);
@@ -206,8 +208,8 @@ impl Dispatch {
         inside > 0 && inside + 1 + dispatchers > self.processors
     }
 
-    /// Returns when the thread may go in. It then counts as being on its way.
-    fn queue_up(&self, gate: &Gate) {
+    /// Returns when the thread may go in, and then counts it as being on its way; or false when it is kicked.
+    fn queue_up(&self, gate: &Gate) -> bool {
         let own = Arc::new(Waiter::default());
         let first = {
             let mut queue = self.admission.queue.lock();
@@ -220,20 +222,23 @@ impl Dispatch {
         }
         gate.set_waiter(Some(own.clone()));
         let mut first_since = None;
-        while !gate.is_kicked() {
+        let goes_in = loop {
+            if gate.is_kicked() {
+                break false;
+            }
             if first_since.is_none() && self.is_first(&own) {
                 first_since = Some(rdtsc());
             }
             if let Some(since) = first_since {
                 if !self.is_crowded() || rdtsc().wrapping_sub(since) > self.ticks(PATIENCE) {
-                    break;
+                    break true;
                 }
                 self.press();
             }
             own.wait(first_since.map(|_| LOOK));
-        }
+        };
         gate.set_waiter(None);
-        self.admission.coming.fetch_add(1, Ordering::Relaxed);
+        self.admission.coming.fetch_add(goes_in.into(), Ordering::Relaxed);
         let next = {
             let mut queue = self.admission.queue.lock();
             queue.retain(|waiter| !Arc::ptr_eq(waiter, &own));
@@ -242,6 +247,7 @@ impl Dispatch {
         if let Some(next) = next {
             next.call();
         }
+        goes_in
     }
 
     fn is_first(&self, waiter: &Arc<Waiter>) -> bool {
@@ -341,26 +347,26 @@ mod tests {
             for (at, gate) in gates.iter().enumerate() {
                 let (dispatch, order) = (&dispatch, &order);
                 scope.spawn(move || {
-                    dispatch.queue_up(gate);
-                    order.lock().push(at);
+                    let goes_in = dispatch.queue_up(gate);
+                    order.lock().push((at, goes_in));
                 });
                 while dispatch.admission.queue.lock().len() <= at {
                     std::thread::yield_now();
                 }
             }
-            let expect = |expected: &[usize]| {
+            let expect = |expected: &[(usize, bool)]| {
                 while order.lock().len() < expected.len() {
                     std::thread::yield_now();
                 }
                 assert_eq!(*order.lock(), expected);
-                // Who has gone in is on its way until it is inside.
+                // Who has gone in is on its way until it is inside; who was kicked is not, and the one before is still there.
                 assert!(dispatch.is_crowded());
-                dispatch.admission.coming.store(0, Ordering::Relaxed);
+                assert_eq!(dispatch.admission.coming.swap(0, Ordering::Relaxed), 1);
             };
             gates[1].kick();
-            expect(&[1]);
-            expect(&[1, 0]);
-            expect(&[1, 0, 2]);
+            expect(&[(1, false)]);
+            expect(&[(1, false), (0, true)]);
+            expect(&[(1, false), (0, true), (2, true)]);
         });
     }
 
@@ -369,7 +375,7 @@ mod tests {
         let mut dispatch = Dispatch::new(1);
         fill(&mut dispatch);
         let begun = std::time::Instant::now();
-        dispatch.queue_up(&Gate::default());
+        assert!(dispatch.queue_up(&Gate::default()));
         assert!(begun.elapsed() >= Duration::from_micros(PATIENCE / 2));
     }
 }

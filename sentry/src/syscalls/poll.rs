@@ -10,7 +10,7 @@ use super::Args;
 use crate::errno::{Errno, SysResult};
 use crate::task::{Resource, SignalSet, SyscallContext};
 use crate::vfs::File;
-use crate::wait::{Observer, PollEvents, Registration, WaitOutcome};
+use crate::wait::{Observer, PollEvents, Registration, WaitOutcome, was_declined};
 
 /// Bytes of a `struct pollfd`.
 const POLLFD_SIZE: usize = 8;
@@ -128,9 +128,10 @@ pub(super) fn finish_wait(ctx: &mut SyscallContext<'_>, result: &SysResult<usize
     }
 }
 
-/// Writes what is left of a timeout to `addr`, its fraction in units of `unit` nanoseconds; a fault does not matter any more.
+/// Writes what is left of a timeout to `addr`, its fraction in units of `unit` nanoseconds; a fault does not matter any more. A call that is
+/// about to be made again by its own thread has not begun.
 fn write_left(ctx: &SyscallContext<'_>, addr: u64, deadline: Option<Instant>, unit: u32) {
-    let Some(deadline) = deadline else { return };
+    let Some(deadline) = deadline.filter(|_| !was_declined()) else { return };
     if ctx.task.attributes().personality & libc::STICKY_TIMEOUTS as u32 != 0 {
         return;
     }
